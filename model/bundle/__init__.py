@@ -1,0 +1,69 @@
+"""The bundle: one trained version of one model on disk, and the only thing that training and serving share.
+
+    REPOSITORY/NAME/VERSION/manifest.json    what it is, how it was made, the sha256 of every other file
+                            model.onnx       the graph for ONNX Runtime
+                            model.pt         the same graph as TorchScript
+                            weights.npz      the trained parameters by their PyTorch names, for the trace
+                            examples.json    a few held-out sequences with their true labels
+
+Training ends in `publish`, serving starts with `open_bundle`. Nothing here imports torch or a runtime.
+"""
+
+from model.bundle.manifest import (
+    EXAMPLES,
+    INPUTS,
+    MANIFEST,
+    ONNX,
+    OUTPUTS,
+    PARITY_TOLERANCE,
+    SCHEMA_VERSION,
+    TORCHSCRIPT,
+    WEIGHTS,
+    BundleError,
+    DataSource,
+    Epoch,
+    Evaluation,
+    Example,
+    Examples,
+    FileEntry,
+    Manifest,
+    Parity,
+    Stage,
+    Standardisation,
+    TrainingConfig,
+    lower_outputs,
+    lstm_names,
+)
+from model.bundle.storage import Bundle, check_name, list_models, list_versions, open_bundle, publish
+
+__all__ = [
+    "EXAMPLES",
+    "INPUTS",
+    "MANIFEST",
+    "ONNX",
+    "OUTPUTS",
+    "PARITY_TOLERANCE",
+    "SCHEMA_VERSION",
+    "TORCHSCRIPT",
+    "WEIGHTS",
+    "Bundle",
+    "BundleError",
+    "DataSource",
+    "Epoch",
+    "Evaluation",
+    "Example",
+    "Examples",
+    "FileEntry",
+    "Manifest",
+    "Parity",
+    "Stage",
+    "Standardisation",
+    "TrainingConfig",
+    "check_name",
+    "list_models",
+    "list_versions",
+    "lower_outputs",
+    "lstm_names",
+    "open_bundle",
+    "publish",
+]

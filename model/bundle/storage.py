@@ -1,0 +1,156 @@
+"""Bundles on disk: open one and check it, list what a repository holds, publish a new version atomically.
+
+Files are handed out as bytes whose hash has just been checked (`Bundle.read`), so that no one can swap a file between
+check and use: `torch.jit.load` runs what it is given.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.bundle.manifest import MANIFEST, NAME_PATTERN, BundleError, Manifest, parse_manifest
+
+_STAGING = ".staging-"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose manifest is valid and whose files matched it when it was opened."""
+
+    folder: Path
+    manifest: Manifest
+
+    def read(self, file: str) -> bytes:
+        """Return the content of `file`, checked against the manifest; raise `BundleError` if it differs."""
+        entry = self.manifest.files.get(file)
+        if entry is None:
+            raise BundleError(f"{self.folder / file}: not listed in {MANIFEST}")
+        content = _read_regular(self.folder / file)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleError(f"{self.folder / file}: content differs from the sha256 in {MANIFEST}")
+        return content
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open `REPOSITORY/NAME/VERSION`, checking its manifest and the hash of every file.
+
+    Raises `BundleError` with the offending file's name: missing or unreadable, changed, a link, a newer schema, or a
+    manifest that is not valid or belongs elsewhere.
+    """
+    path = folder / MANIFEST
+    manifest = parse_manifest(path, _read_regular(path))
+    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
+        raise BundleError(
+            f"{path}: is of {manifest.name}/{manifest.version}, found in {folder.parent.name}/{folder.name}"
+        )
+    bundle = Bundle(folder, manifest)
+    for file in manifest.files:
+        bundle.read(file)
+    return bundle
+
+
+def list_models(repository: Path) -> tuple[str, ...]:
+    """The names of the models in `repository` that have a version, sorted. Empty if it does not exist."""
+    try:
+        names = sorted(entry.name for entry in repository.iterdir() if re.fullmatch(NAME_PATTERN, entry.name))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise BundleError(f"{repository}: cannot be listed: {error.strerror}") from error
+    return tuple(name for name in names if list_versions(repository, name))
+
+
+def list_versions(repository: Path, name: str) -> tuple[int, ...]:
+    """The published versions of model `name`, ascending."""
+    check_name(name)
+    try:
+        entries = [entry.name for entry in (repository / name).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise BundleError(f"{repository / name}: cannot be listed: {error.strerror}") from error
+    return tuple(sorted(int(entry) for entry in entries if re.fullmatch(r"[1-9][0-9]{0,8}", entry)))
+
+
+def check_name(name: str) -> None:
+    """Raise `BundleError` unless `name` can name a model: it becomes a folder and a part of URLs."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BundleError(
+            f"model name {name!r}: 1 to 100 letters, digits, '.', '_' or '-', the first a letter or a digit"
+        )
+
+
+def publish(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a new version of `manifest.name` and make it visible in one step; return it, opened.
+
+    `manifest.version` and `manifest.files` are replaced by what was written. The version appears by a rename after all
+    of it is on disk, so a reader, or a crash at any moment, finds a whole bundle or none. Publishers take turns.
+    """
+    check_name(manifest.name)
+    repository.mkdir(parents=True, exist_ok=True)
+    with _publishing(repository):
+        version = max(list_versions(repository, manifest.name), default=0) + 1
+        entries = {name: _entry(content) for name, content in sorted(files.items())}
+        manifest = Manifest.model_validate(manifest.model_dump() | {"version": version, "files": entries})
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
+        try:
+            for name, content in files.items():
+                _write_durably(staging / name, content)
+            _write_durably(staging / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+            staging.chmod(0o755)
+            _fsync(staging)
+            (repository / manifest.name).mkdir(exist_ok=True)
+            folder = repository / manifest.name / str(version)
+            staging.rename(folder)
+            _fsync(folder.parent)
+            _fsync(repository)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return open_bundle(folder)
+
+
+@contextmanager
+def _publishing(repository: Path) -> Iterator[None]:
+    """Hold the repository's publisher lock; under it, every staging folder that exists is one of a killed training."""
+    with (repository / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in repository.glob(f"{_STAGING}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+def _read_regular(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: missing") from error
+    except OSError as error:
+        raise BundleError(f"{path}: not a readable regular file: {error.strerror}") from error
+
+
+def _entry(content: bytes) -> dict[str, str | int]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
