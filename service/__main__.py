@@ -1,0 +1,70 @@
+"""`python -m service`: read the settings, listen, serve."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+
+from service import logs
+from service.readiness import Readiness
+from service.settings import Settings, SettingsError, load_settings
+from service.workers import Workers
+
+logger = logging.getLogger("service")
+
+_BACKLOG = 2048
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Serve until told to stop; return the exit status: 0, 1 if it could not start, 2 if the settings are wrong."""
+    try:
+        settings = load_settings(arguments, environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        logger.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror or error)
+        return 1
+    readiness = Readiness(settings.workers)
+    if settings.workers == 1:
+        return _serve(settings, listener, readiness, loads_first=False)
+    workers = Workers(
+        settings.workers,
+        lambda _, replaces: _serve(settings, listener, readiness, loads_first=replaces),
+        listener=listener,
+        readiness=readiness,
+        stop_timeout_s=settings.drain_timeout_s + 5,
+    )
+    return workers.run()
+
+
+def _serve(settings: Settings, listener: socket.socket, readiness: Readiness, *, loads_first: bool) -> int:
+    """Serve in this process. What computes is imported here: a parent of workers needs none of it."""
+    from service.app import Service
+    from service.backends import BackendError, choose_runtime
+    from service.server import Server
+
+    try:
+        runtime = choose_runtime(settings.backend, settings.device, threads=settings.threads_per_worker)
+        service = Service(settings, runtime, readiness)
+        Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()
+    except (BackendError, SettingsError) as error:
+        logger.error("cannot start: %s", error)
+        return 1
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

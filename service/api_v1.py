@@ -1,0 +1,151 @@
+"""The simple API: `/v1`. Predictions are a plain coroutine that `service.edge` calls before any framework; the rest,
+which describes the models, are FastAPI routes.
+"""
+
+import asyncio
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from fastapi.responses import Response as RawResponse
+
+from service.backends import Array
+from service.engine import Engine
+from service.http import Request, Response
+from service.registry import Registry
+from service.settings import Settings
+from service.tensors import PredictDecoder, encode_json
+from service.timing import Timing
+from service.trace import Layer
+
+
+class PredictApi:
+    """Answers predict requests: bytes to `Sequences`, one call of the engine, a `Prediction` to bytes."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._timeout_s = settings.request_timeout_ms / 1e3
+        self._max_body_bytes = settings.max_body_bytes
+        self._decoder = PredictDecoder()
+
+    def route(self, path: str) -> Engine | None:
+        """The engine that a predict path names; None if `path` is not one of these three.
+
+        `/v1/predict`, `/v1/models/{name}/predict`, `/v1/models/{name}/versions/{version}/predict`
+        """
+        match path.split("/"):
+            case ["", "v1", "predict"]:
+                return self._registry.find()
+            case ["", "v1", "models", name, "predict"]:
+                return self._registry.find(name)
+            case ["", "v1", "models", name, "versions", version, "predict"]:
+                return self._registry.find(name, version)
+        return None
+
+    async def predict(self, request: Request, engine: Engine) -> Response:
+        """Answer one request; raise a `ServiceError` for whatever goes wrong."""
+        body = await request.body(max_bytes=self._max_body_bytes)
+        timing = Timing.start()
+        decoded = self._decoder.decode(body, input_size=engine.manifest.input_size)
+        async with request.cancelled_when_gone():
+            prediction = await engine.predict(
+                decoded.sequences, decoded.trace, timeout_s=self._timeout_s, timing=timing
+            )
+            document = _prediction_document(engine, prediction.probabilities)
+            if prediction.traces is not None:
+                document["traces"] = await asyncio.to_thread(_encode_traces, prediction.traces)
+        answer = encode_json(document)
+        timing.encoded = perf_counter()
+        return Response(200, answer, timing=timing)
+
+
+def _prediction_document(engine: Engine, probabilities: Array) -> dict[str, Any]:
+    classes = engine.manifest.labels
+    return {
+        "model_name": engine.name,
+        "model_version": engine.version,
+        "classes": classes,
+        "labels": [classes[index] for index in probabilities.argmax(axis=1).tolist()],
+        "probabilities": probabilities,
+    }
+
+
+def _encode_traces(traces: list[list[Layer]]) -> list[dict[str, Any]]:
+    """Encode each array by itself: the encoder holds the interpreter's lock, and other requests must get between."""
+    return [
+        {
+            "layers": [
+                {
+                    "name": layer.name,
+                    "shape": layer.values.shape,
+                    "values": orjson.Fragment(encode_json(np.ascontiguousarray(layer.values))),
+                }
+                for layer in layers
+            ]
+        }
+        for layers in traces
+    ]
+
+
+class ModelsApi:
+    """Describes what is served. These are FastAPI routes: they are rare, and their documentation writes itself."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def router(self) -> APIRouter:
+        """The routes under `/v1/models`."""
+        router = APIRouter(prefix="/v1/models", tags=["models"])
+        for path, endpoint in (
+            ("", self.list_models),
+            ("/{name}", self.describe_model),
+            ("/{name}/versions/{version}", self.describe_version),
+            ("/{name}/examples", self.model_examples),
+            ("/{name}/versions/{version}/examples", self.version_examples),
+        ):
+            router.add_api_route(path, endpoint, response_class=JSONResponse)
+        return router
+
+    async def list_models(self) -> RawResponse:
+        """List every served model with its versions, and say which one is the default."""
+        versions: dict[str, list[str]] = {}
+        for engine in self._registry:
+            versions.setdefault(engine.name, []).append(engine.version)
+        models = [{"name": name, "versions": numbers} for name, numbers in versions.items()]
+        return _json({"default_model": self._registry.find().name, "models": models})
+
+    async def describe_model(self, name: str) -> RawResponse:
+        """Describe a model's highest version: manifest, pipeline with shapes, training trace, where it runs."""
+        return _json(_description(self._registry.find(name)))
+
+    async def describe_version(self, name: str, version: str) -> RawResponse:
+        """Describe one version of a model."""
+        return _json(_description(self._registry.find(name, version)))
+
+    async def model_examples(self, name: str) -> RawResponse:
+        """A few held-out sequences of the model's data set, with their true labels."""
+        return RawResponse(self._registry.find(name).examples, media_type="application/json")
+
+    async def version_examples(self, name: str, version: str) -> RawResponse:
+        """The examples of one version of a model."""
+        return RawResponse(self._registry.find(name, version).examples, media_type="application/json")
+
+
+def _description(engine: Engine) -> dict[str, Any]:
+    manifest = engine.manifest.model_dump(mode="json")
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "runtime": {"backend": engine.backend.name, "device": engine.backend.device},
+        "pipeline": [asdict(stage) for stage in engine.manifest.pipeline()],
+        "training_trace": manifest.pop("trace"),
+        "manifest": manifest,
+    }
+
+
+def _json(document: object) -> RawResponse:
+    return RawResponse(encode_json(document), media_type="application/json")

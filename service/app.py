@@ -1,0 +1,139 @@
+"""Puts the service together: the one place where every part meets every other."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import Response as RawResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as RawRequest
+
+from service.api_v1 import ModelsApi, PredictApi
+from service.backends import Runtime
+from service.batcher import QueueLimits
+from service.edge import Edge
+from service.engine import EngineLimits
+from service.errors import InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from service.http import error_response
+from service.keys import ApiKeys
+from service.metrics import CONTENT_TYPE, Metrics
+from service.openapi import inference_paths
+from service.policy import Limits
+from service.readiness import Readiness, WorkerState
+from service.registry import Registry
+from service.settings import Settings
+
+_STATIC = Path(__file__).parent / "static"
+
+
+class Service:
+    """Everything that one process serves with. `edge` is the ASGI callable."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, readiness: Readiness) -> None:
+        self.readiness = readiness
+        self._metrics = Metrics()
+        limits = EngineLimits(
+            Limits(settings.max_batch_size, settings.max_batch_steps, settings.max_queue_delay_ms / 1e3),
+            QueueLimits(settings.max_queue_size, settings.max_queue_steps),
+            settings.max_sequence_length,
+            settings.max_trace_values,
+        )
+        self._registry = Registry(settings, runtime, limits=limits, metrics=self._metrics)
+        self.edge = Edge(
+            self._framework_app(),
+            predict=PredictApi(self._registry, settings),
+            keys=ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
+            metrics=self._metrics,
+            readiness=readiness,
+        )
+
+    async def load(self) -> None:
+        """Load and warm the models; from then on requests may come. Raises `BackendError` if the device fails."""
+        await self._registry.load()
+        if not self._registry.missing and self.readiness.state is WorkerState.STARTING:
+            self.readiness.set(WorkerState.SERVING)
+
+    def drain(self) -> None:
+        """Say that no more requests should be sent here; those that come are still answered."""
+        self.readiness.set(WorkerState.DRAINING)
+
+    async def close(self) -> None:
+        """Release the models."""
+        await self._registry.close()
+
+    def _framework_app(self) -> FastAPI:
+        """All that is not inference. The documentation is served from our own files: it works without the internet."""
+        app = FastAPI(
+            title="lstm-serve",
+            version=version("lstm-serve"),
+            description="LSTM sequence classification over HTTP, with what every layer computed on request.",
+            docs_url=None,
+            redoc_url=None,
+        )
+        app.include_router(ModelsApi(self._registry).router())
+        for path, endpoint, tag in (
+            ("/health/live", self._live, "health"),
+            ("/health/ready", self._ready, "health"),
+            ("/metrics", self._scrape, "metrics"),
+        ):
+            app.add_api_route(path, endpoint, tags=[tag], response_class=JSONResponse)
+        app.add_api_route("/", self._root, include_in_schema=False)
+        app.add_api_route("/docs", self._docs, include_in_schema=False)
+        app.mount("/static", StaticFiles(directory=_STATIC))
+        for kind in (HTTPException, ServiceError):
+            app.add_exception_handler(kind, _handle)
+        generate = app.openapi
+        app.openapi = lambda: _with_inference(generate())  # type: ignore[method-assign]  # FastAPI's documented way
+        return app
+
+    async def _live(self) -> RawResponse:
+        """Say that the process runs and its event loop turns."""
+        return JSONResponse({"live": True})
+
+    async def _ready(self) -> RawResponse:
+        """Say whether requests may be sent: models loaded and warm, on every worker, and not shutting down."""
+        if not self.readiness.ready:
+            draining = self.readiness.state is WorkerState.DRAINING
+            raise Unavailable(f"not ready: {'shutting down' if draining else self._registry.missing or 'starting'}")
+        return JSONResponse({"ready": True})
+
+    async def _scrape(self) -> RawResponse:
+        """All metrics of all workers, in Prometheus' text format."""
+        return RawResponse(self._metrics.render(), media_type=CONTENT_TYPE)
+
+    async def _root(self) -> RawResponse:
+        return RedirectResponse("/docs")
+
+    async def _docs(self) -> HTMLResponse:
+        folder = "static/swagger-ui"
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="lstm-serve",
+            swagger_js_url=f"{folder}/swagger-ui-bundle.js",
+            swagger_css_url=f"{folder}/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+
+
+def _with_inference(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the paths that `service.edge` answers before the framework sees them."""
+    document["paths"] = {**inference_paths(), **document["paths"]}
+    return document
+
+
+async def _handle(request: RawRequest, error: Exception) -> RawResponse:
+    """Answer the framework's own errors, 404 and 405 among them, as all others are."""
+    if isinstance(error, HTTPException):
+        error = _translate(request, error)
+    response = error_response(error if isinstance(error, ServiceError) else InternalError("internal error"))
+    return RawResponse(response.body, response.status, {k.decode(): v.decode() for k, v in response.headers})
+
+
+def _translate(request: RawRequest, error: HTTPException) -> ServiceError:
+    if error.status_code == MethodNotAllowed.status:
+        return MethodNotAllowed(request.method, allowed=(error.headers or {}).get("Allow", "another"))
+    return NotFound(f"nothing is served under {request.url.path}")

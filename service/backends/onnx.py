@@ -1,0 +1,76 @@
+"""ONNX Runtime on the CPU, or on CUDA with I/O binding. The only file of the service that imports onnxruntime."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime >= 1.29 calls home when it is imported
+
+import onnxruntime as ort
+
+from model.bundle import ONNX, Bundle, BundleError
+from service.backends import Array, BackendError, Batch, DeviceName, Runtime
+
+_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxBackend:
+    """An inference session over `model.onnx`. `run` may be called from any one thread at a time."""
+
+    name: Final = "onnx"
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self.device: DeviceName = runtime.device
+        provider = _PROVIDERS[runtime.device]
+        try:
+            self._session = ort.InferenceSession(
+                bundle.read(ONNX), _session_options(runtime.threads), providers=[provider]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no class but Exception
+            raise BundleError(f"{bundle.folder / ONNX}: onnxruntime refuses it: {error}") from error
+        # Without its libraries or a device, CUDA is left out with no more than a warning.
+        if provider not in self._session.get_providers():
+            raise BackendError(f"device cuda was asked for and onnxruntime could not start its {provider}")
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+        """Run the graph; return `outputs` by name."""
+        inputs = {"sequences": batch.sequences, "lengths": batch.lengths, "h0": batch.h0, "c0": batch.c0}
+        results = self._session.run(outputs, inputs) if self.device == "cpu" else self._run_bound(inputs, outputs)
+        return dict(zip(outputs, results, strict=True))
+
+    def _run_bound(self, inputs: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
+        """Copy each input to the device once and each output back once; nothing else crosses."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device, 0))
+        for name in outputs:
+            binding.bind_output(name, self.device)
+        self._session.run_with_iobinding(binding)
+        results: list[Any] = binding.copy_outputs_to_cpu()
+        return results
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool takes the core that the event loop needs between runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def cuda_missing() -> str:
+    """Why this onnxruntime cannot use CUDA here; empty if it can."""
+    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+        return "this onnxruntime is the CPU build; lstm-serve[gpu] brings the other"
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "the NVIDIA driver (libcuda.so.1) is not installed"
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no device"
+    ort.preload_dlls()  # CUDA and cuDNN may lie in site-packages, where the loader does not look
+    return ""

@@ -1,0 +1,165 @@
+"""All metrics: names, labels, buckets. The only file that imports prometheus_client.
+
+A `Metrics` is made by the process that serves, never at import. With several workers prometheus_client keeps its values
+in files of a shared folder (`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers` before this module is imported), and
+any worker's answer to a scrape adds them all up. Labels come from closed sets: what a client sends never becomes one.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from service.timing import STAGES, Timing
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = tuple(1e-4 * 2**i for i in range(18))  # 100 us to 13 s
+_SIZES = tuple(float(2**i) for i in range(15))
+_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+
+
+class _BulkHistogram(Histogram):
+    """A histogram that takes an array at once: a request may bring hundreds of sequences, an observation costs 2 us."""
+
+    def observe_all(self, values: NDArray[np.float64]) -> None:
+        """Observe each of `values`."""
+        buckets = np.searchsorted(self._upper_bounds, values)
+        for bucket, count in enumerate(np.bincount(buckets).tolist()):
+            if count:
+                self._buckets[bucket].inc(count)
+        self._sum.inc(float(values.sum()))
+
+
+class Metrics:
+    """The service's counters, gauges and histograms, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._make_request_metrics()
+        self._make_batch_metrics()
+        self._make_model_metrics()
+        self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if not self._multiprocess:
+            ProcessCollector(registry=self._registry)
+            PlatformCollector(registry=self._registry)
+
+    def _make_request_metrics(self) -> None:
+        registry = self._registry
+        self._requests = Counter(
+            "lstm_requests",
+            "Answers by status; api is v1, or other for all that is no inference",
+            ("model", "version", "api", "code"),
+            registry=registry,
+        )
+        self._request_duration = Histogram(
+            "lstm_request_duration_seconds",
+            "From the body's arrival to the encoded answer",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        stages = Histogram(
+            "lstm_stage_duration_seconds",
+            "Time in one stage of a request; the six add up to its duration",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._stages = [stages.labels(stage) for stage in STAGES]
+        self._rejected = Counter(
+            "lstm_rejected", "Requests refused before they were queued", ("reason",), registry=registry
+        )
+        self._dropped = Counter(
+            "lstm_dropped", "Requests dropped after they were queued", ("reason",), registry=registry
+        )
+
+    def _make_batch_metrics(self) -> None:
+        registry = self._registry
+        self._batch_size = Histogram("lstm_batch_size", "Sequences in one model run", buckets=_SIZES, registry=registry)
+        self._padding_ratio = Histogram(
+            "lstm_batch_padding_ratio", "Share of a batch's steps that is padding", buckets=_RATIOS, registry=registry
+        )
+        self._sequence_length = _BulkHistogram(
+            "lstm_sequence_length", "Time steps of one sequence", buckets=_SIZES, registry=registry
+        )
+        self._queue_size = Gauge("lstm_queue_size", "Sequences waiting", registry=registry, multiprocess_mode="livesum")
+
+    def _make_model_metrics(self) -> None:
+        registry = self._registry
+        self._predictions = Counter(
+            "lstm_predictions",
+            "Sequences by the label they were given",
+            ("model", "version", "label"),
+            registry=registry,
+        )
+        self._confidence = _BulkHistogram(
+            "lstm_prediction_confidence", "Probability of the label given", buckets=_CONFIDENCES, registry=registry
+        )
+        self._model_info = Gauge(
+            "lstm_model_info",
+            "1 for each model version that is served",
+            ("model", "version", "backend", "device"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._model_load_duration = Histogram(
+            "lstm_model_load_duration_seconds",
+            "Reading, checking, loading and warming one model version",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def answered(self, *, model: str, version: str, api: str, status: int) -> None:
+        """Count an answer. `model` and `version` are empty unless they are served."""
+        self._requests.labels(model, version, api, str(status)).inc()
+
+    def finished(self, timing: Timing) -> None:
+        """Book a successful inference request's duration and stages."""
+        self._request_duration.observe(timing.duration_s)
+        for stage, duration_s in zip(self._stages, timing.stages_s(), strict=True):
+            stage.observe(duration_s)
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was refused before it was queued; `reason` is a `ServiceError.reason`."""
+        self._rejected.labels(reason).inc()
+
+    def dropped(self, reason: str) -> None:
+        """Count a request that was given up after it was queued; `reason` is a `ServiceError.reason`."""
+        self._dropped.labels(reason).inc()
+
+    def queue_changed(self, by: int) -> None:
+        """Add to the number of waiting sequences, over all models."""
+        self._queue_size.inc(by)
+
+    def ran(self, lengths: NDArray[np.int64]) -> None:
+        """Book one model run over sequences of these `lengths` (B)."""
+        padded = len(lengths) * int(lengths.max())
+        self._batch_size.observe(len(lengths))
+        self._padding_ratio.observe(1 - int(lengths.sum()) / padded)
+        self._sequence_length.observe_all(lengths.astype(np.float64))
+
+    def predicted(self, model: str, version: str, labels: Sequence[str], probabilities: NDArray[np.float32]) -> None:
+        """Count the most probable label of each row of `probabilities` (B, K), and how probable it was."""
+        for index, count in enumerate(np.bincount(probabilities.argmax(axis=1)).tolist()):
+            if count:
+                self._predictions.labels(model, version, labels[index]).inc(count)
+        self._confidence.observe_all(probabilities.max(axis=1).astype(np.float64))
+
+    def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
+        """Book a model version that is served from now on."""
+        self._model_info.labels(model, version, backend, device).set(1)
+        self._model_load_duration.observe(duration_s)
+
+    def render(self) -> bytes:
+        """The text exposition of all metrics, of all workers."""
+        if not self._multiprocess:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -1,0 +1,47 @@
+"""Whether requests may be sent here, as seen from any worker: one shared byte a worker."""
+
+import mmap
+from enum import IntEnum
+
+
+class WorkerState(IntEnum):
+    """What a worker is doing."""
+
+    STARTING = 0
+    SERVING = 1
+    DRAINING = 2
+
+
+class Readiness:
+    """One worker's view of all workers' states. Made before the workers are forked, so that all share the memory.
+
+    A worker that dies leaves its state behind: the others take its requests while it is replaced, so the service is as
+    ready as before.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._states = mmap.mmap(-1, workers)
+        self._workers = workers
+        self._mine = 0
+
+    def become_worker(self, index: int) -> None:
+        """Say which worker this process is."""
+        self._mine = index
+
+    def set(self, state: WorkerState) -> None:
+        """Change this worker's state."""
+        self._states[self._mine] = state
+
+    @property
+    def state(self) -> WorkerState:
+        """This worker's state."""
+        return WorkerState(self._states[self._mine])
+
+    def has_served(self, index: int) -> bool:
+        """Whether worker `index`, or one before it, has come as far as serving."""
+        return self._states[index] != WorkerState.STARTING
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker serves: a request may reach any of them."""
+        return self._states[: self._workers] == bytes([WorkerState.SERVING]) * self._workers

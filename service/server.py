@@ -1,0 +1,102 @@
+"""uvicorn, with a start that waits for the models and a stop that loses no request."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.app import Service
+from service.errors import InvalidRequest
+from service.http import error_response
+
+# How long, after SIGTERM, new connections are taken and idle ones kept: the next answer on each tells its client to
+# close it, and whoever asks /health/ready learns to go elsewhere.
+_FAREWELL_S = 0.3
+
+logger = logging.getLogger(__name__)
+
+
+class _Protocol(HttpToolsProtocol):
+    """Answers what is not HTTP with an error of the shape that all errors have."""
+
+    def send_400_response(self, msg: str) -> None:
+        response = error_response(InvalidRequest(msg))
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(response.body)
+        self.transport.write(head + length + response.body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Serves one `Service` on one listening socket until SIGTERM or SIGINT."""
+
+    def __init__(self, service: Service, listener: socket.socket, *, drain_timeout_s: float, loads_first: bool) -> None:
+        """`loads_first`: take no connection before the models are loaded, since others serve on the same socket."""
+        super().__init__(
+            uvicorn.Config(
+                service.edge,
+                http=_Protocol,
+                loop="uvloop",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+            )
+        )
+        self._service = service
+        self._listener = listener
+        self._loads_first = loads_first
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Listen and load, in either order; raise `BackendError` if the models' device cannot be used."""
+        if self._loads_first:
+            await self._service.load()
+        await super().startup(sockets=[self._listener.dup()])
+        if not self._loads_first:
+            await self._service.load()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Become not ready, say farewell, stop listening, answer what was accepted, release the models."""
+        logger.info("shutting down: %d connections are open", len(self.server_state.connections))
+        self._service.drain()
+        await asyncio.sleep(_FAREWELL_S)
+        await self._stop_listening()
+        await asyncio.sleep(_FAREWELL_S)
+        await super().shutdown()
+        await self._service.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT with status 0. uvicorn's own way ends by raising the signal again."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def _stop_listening(self) -> None:
+        """Close the listening socket once every connection that waits in its queue is taken: closing resets those."""
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                break
+            await loop.connect_accepted_socket(self._protocol, connection)
+        self._listener.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol = cast("type[_Protocol]", self.config.http_protocol_class)
+        return protocol(self.config, self.server_state, self.lifespan.state)

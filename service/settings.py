@@ -1,0 +1,125 @@
+"""All settings: environment variables `LSTM_*`, each also a flag of `python -m service`, validated once at start.
+
+The descriptions are what `--help` and the README's table say.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "LSTM_"
+_VERSION_POLICY = re.compile(r"all|latest(:[1-9][0-9]{0,3})?|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or out of range; the message names it."""
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Durations carry their unit in the name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    repository: Path = Field(Path("bundles"), description="folder of bundles, NAME/VERSION/")
+    default_model: str | None = Field(None, description="model of /v1/predict; the first by name if not set")
+    version_policy: str = Field("latest:1", description="versions to serve: all, latest:N, or a list such as 1,3")
+    backend: Literal["auto", "onnx", "torchscript"] = Field("auto", description="runtime")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the runtime computes")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: Positive = Field(1, description="processes that share the port")
+    threads: Positive | None = Field(
+        None,
+        description="threads of one model run; default: the CPUs that cgroup and affinity give, over the workers",
+    )
+    max_batch_size: Positive = Field(64, description="sequences in one model run, at most")
+    max_batch_steps: Positive = Field(65_536, description="sequences x longest in one model run, at most")
+    max_queue_delay_ms: float = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="how long the oldest request may wait for a fuller batch while the model idles",
+    )
+    max_queue_size: Positive = Field(1024, description="sequences waiting, at most; then 429")
+    max_queue_steps: Positive = Field(1_048_576, description="time steps waiting, at most; then 429")
+    request_timeout_ms: float = Field(30_000, gt=0, le=86_400_000, description="a request's time; then 504")
+    max_body_bytes: Positive = Field(16 * 2**20, description="request body; then 413")
+    max_sequence_length: Positive = Field(10_000, description="time steps of one sequence; then 413")
+    max_trace_values: Positive = Field(4_000_000, description="numbers in one answer's traces; then 413")
+    api_keys_file: Path | None = Field(
+        None, description="file of bearer keys, one a line; asked for on every path but /health once it is set"
+    )
+    drain_timeout_s: float = Field(30, ge=0, le=3600, description="time for requests in flight after SIGTERM")
+    log_format: Literal["text", "json"] = Field("text", description="one line, or one JSON object, per record")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug also logs every request that succeeded"
+    )
+
+    @field_validator("version_policy")
+    @classmethod
+    def _policy_is_known(cls, policy: str) -> str:
+        if not _VERSION_POLICY.fullmatch(policy):
+            raise ValueError("must be all, latest:N, or a list of versions such as 1,3")
+        return policy
+
+    @model_validator(mode="after")
+    def _one_sequence_fits(self) -> Self:
+        limits = {"max_batch_steps": self.max_batch_steps, "max_queue_steps": self.max_queue_steps}
+        for name, limit in limits.items():
+            if self.max_sequence_length > limit:
+                raise ValueError(f"max_sequence_length={self.max_sequence_length} is over {name}={limit}")
+        return self
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Intra-op threads of one model run: `threads`, or this process's CPUs shared out over the workers."""
+        return self.threads or max(1, available_cpus() // self.workers)
+
+
+def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Read and validate all settings; flags win over the environment. Raises `SettingsError` with one line a fault."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
+    try:
+        return Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # pydantic-settings' own parameter
+    except ValidationError as error:
+        faults = [_line(fault["loc"], fault["msg"], fault["input"]) for fault in error.errors()]
+        raise SettingsError("\n".join(faults)) from None
+
+
+def _line(location: tuple[int | str, ...], message: str, got: object) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = str(location[0])
+    return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}): {message.removeprefix('Value error, ')}, got {got!r}"
+
+
+def available_cpus(cpu_max: Path = _CGROUP_CPU_MAX) -> int:
+    """CPUs that this process may use: its affinity, capped by the cgroup v2 quota in `cpu_max` (kernel cgroup-v2.rst).
+
+    A container given `--cpus 1.5` on a 64-core host gets 2. The host's core count plays no part.
+    """
+    affinity = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cpu_max.read_text().split()
+    except (OSError, ValueError):
+        return affinity
+    return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))

@@ -1,0 +1,198 @@
+"""Bytes and JSON to arrays and back: the values that pass through the service, decoded once and never walked in Python.
+
+A request's sequences travel as one `Sequences`: all time steps of all sequences beneath each other, with each length
+beside them. Nothing is padded until a batch is put together.
+
+The decoder reads JSON straight into a float buffer with simdjson, which flattens: that every row has its length and
+that nothing is nested deeper is checked apart. Only a body that fails is read again, slowly, to say what is wrong.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+import orjson
+import simdjson
+from numpy.typing import NDArray
+
+from service.errors import InvalidRequest
+
+TraceLevel = Literal["layers", "gates"]
+
+_FIELDS = {"sequences", "trace"}
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """A ragged batch: `values` float32 (S, F), the B sequences' steps one after another; `lengths` int64 (B), sum S."""
+
+    values: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+
+    @property
+    def longest(self) -> int:
+        """T of the longest sequence."""
+        return int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Each sequence `(T, F)`, a view."""
+        start = 0
+        for length in self.lengths.tolist():
+            yield self.values[start : start + length]
+            start += length
+
+    def take(self, rows: NDArray[np.int64]) -> "Sequences":
+        """The sequences at `rows`, in that order."""
+        every = list(self)
+        return Sequences(np.concatenate([every[row] for row in rows]), self.lengths[rows])
+
+
+def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Put ragged batches together: zero-padded sequences float32 (B, T, F) and their lengths int64 (B)."""
+    if len(parts) == 1:
+        values, lengths = parts[0].values, parts[0].lengths
+    else:
+        values = np.concatenate([part.values for part in parts])
+        lengths = np.concatenate([part.lengths for part in parts])
+    batch, longest, features = len(lengths), int(lengths.max()), values.shape[1]
+    if len(values) == batch * longest:
+        return values.reshape(batch, longest, features), lengths
+    padded = np.zeros((batch, longest, features), np.float32)
+    padded[np.arange(longest) < lengths[:, None]] = values
+    return padded, lengths
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """The body of a V1 predict request."""
+
+    sequences: Sequences
+    trace: TraceLevel | None
+
+
+class PredictDecoder:
+    """Decodes V1 predict bodies. Holds a parser's buffers, so one a thread."""
+
+    def __init__(self) -> None:
+        self._parser = simdjson.Parser()
+
+    def decode(self, body: bytes, *, input_size: int) -> PredictRequest:
+        """Read `{"sequences": (B, T, F) ragged in T, "trace": …}`; raise `InvalidRequest` saying where it is wrong."""
+        try:
+            request = self._decode(body, input_size)
+        except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
+            request = None
+            self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
+        return request or _decode_slowly(body, input_size)
+
+    def _decode(self, body: bytes, input_size: int) -> PredictRequest | None:
+        document = self._parser.parse(body)
+        if not isinstance(document, simdjson.Object) or not _FIELDS.issuperset(document.keys()):
+            return None
+        sequences: Any = document["sequences"]
+        lengths = []
+        for sequence in sequences:
+            for step in sequence:
+                if len(step) != input_size:
+                    return None
+            lengths.append(len(sequence))
+        flat = np.frombuffer(sequences.as_buffer(of_type="d"))
+        steps = sum(lengths)
+        # One bracket for the batch, one a sequence, one a step: any other number is a wrong rank or a repeated key.
+        if not steps or min(lengths) == 0 or body.count(b"[") != 1 + len(lengths) + steps:
+            return None
+        with np.errstate(over="ignore"):
+            values = flat.astype(np.float32).reshape(steps, input_size)
+        trace = document.get("trace", False)
+        if not np.isfinite(values).all() or not _is_trace_level(trace):
+            return None
+        return PredictRequest(Sequences(values, np.array(lengths, np.int64)), trace or None)
+
+
+def encode_json(document: object) -> bytes:
+    """JSON of plain values and C-contiguous numpy arrays; float32 as its shortest decimal."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _decode_slowly(body: bytes, input_size: int) -> PredictRequest:
+    """Decode what the fast path refused; it is nearly always wrong, and then the first fault is named."""
+    try:
+        document = json.loads(body, object_pairs_hook=_unique)
+    except RecursionError:
+        raise InvalidRequest("JSON is nested too deep; sequences are numbers in 3 levels of lists") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"body is not UTF-8 at byte {error.start}") from None
+    except ValueError as error:
+        raise InvalidRequest(f"malformed JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"body must be an object with 'sequences', got {_kind(document)}")
+    if unknown := sorted(document.keys() - _FIELDS):
+        raise InvalidRequest(f"unknown field {unknown[0]!r}; allowed are 'sequences' and 'trace'")
+    if "sequences" not in document:
+        raise InvalidRequest("'sequences' is missing")
+    if not _is_trace_level(trace := document.get("trace", False)):
+        raise InvalidRequest(f"trace: got {trace!r}, allowed are false, 'layers' and 'gates'")
+    rows = _read_sequences(document["sequences"], input_size)
+    return PredictRequest(
+        Sequences(np.concatenate(rows), np.array([len(row) for row in rows], np.int64)), trace or None
+    )
+
+
+def _read_sequences(sequences: object, input_size: int) -> list[NDArray[np.float32]]:
+    return [
+        np.array(
+            [
+                _read_step(step, input_size, f"sequences[{i}][{t}]")
+                for t, step in enumerate(_filled_list(sequence, f"sequences[{i}]", "a list of time steps"))
+            ],
+            np.float32,
+        )
+        for i, sequence in enumerate(_filled_list(sequences, "sequences", "a list of sequences"))
+    ]
+
+
+def _read_step(step: object, input_size: int, place: str) -> list[float]:
+    if not isinstance(step, list):
+        raise InvalidRequest(f"{place}: must be a time step, a list of {input_size} numbers, got {_kind(step)}")
+    if len(step) != input_size:
+        raise InvalidRequest(f"{place}: {len(step)} features, the model takes {input_size}")
+    return [_read_value(value, f"{place}[{f}]") for f, value in enumerate(step)]
+
+
+def _read_value(value: object, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{place}: must be a number, got {_kind(value)}")
+    if not abs(value) <= _LARGEST:  # not a NaN either
+        got = f"{value:g}" if isinstance(value, float) else "a larger integer"
+        raise InvalidRequest(f"{place}: must be finite as a 32-bit float, got {got}")
+    return float(value)
+
+
+def _filled_list(value: object, place: str, expected: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{place}: must be {expected}, got {_kind(value)}")
+    if not value:
+        raise InvalidRequest(f"{place}: must not be empty")
+    return value
+
+
+def _is_trace_level(trace: object) -> TypeGuard[TraceLevel | Literal[False]]:
+    return trace is False or (isinstance(trace, str) and trace in {"layers", "gates"})
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise InvalidRequest("a key appears twice in one object")
+    return document
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,51 @@
+"""One record of when each stage of a request ended; header, histogram and trace are views of it.
+
+The marks are taken where the stage really ends, so that the six stages are measured, never booked as a remainder, and
+their sum is the request's duration by construction.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+STAGES = ("decode", "queue", "compute_input", "compute_infer", "compute_output", "encode")
+
+
+@dataclass(slots=True)
+class Timing:
+    """Marks in seconds of `time.perf_counter`. A request that was split into several batches shows its last one."""
+
+    received: float
+    decoded: float = 0.0
+    dispatched: float = 0.0
+    prepared: float = 0.0
+    inferred: float = 0.0
+    completed: float = 0.0
+    encoded: float = 0.0
+
+    @classmethod
+    def start(cls) -> "Timing":
+        """A record that begins now: the request's body has arrived in full."""
+        return cls(perf_counter())
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the body's arrival to the encoded answer."""
+        return self.encoded - self.received
+
+    def stages_s(self) -> tuple[float, ...]:
+        """Seconds in each of `STAGES`, in order."""
+        return (
+            self.decoded - self.received,
+            self.dispatched - self.decoded,
+            self.prepared - self.dispatched,
+            self.inferred - self.prepared,
+            self.completed - self.inferred,
+            self.encoded - self.completed,
+        )
+
+    def header(self) -> bytes:
+        """The stages as a `Server-Timing` header's value, in milliseconds (W3C Server Timing)."""
+        return _HEADER % tuple(stage * 1e3 for stage in self.stages_s())
+
+
+_HEADER = b", ".join(stage.encode() + b";dur=%.3f" for stage in STAGES)

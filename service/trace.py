@@ -1,0 +1,139 @@
+"""The trace: what every layer computed for one sequence, as named arrays in pipeline order.
+
+Hidden states, logits and probabilities are what the graph gave in the very run that answered the request. What a graph
+keeps inside the LSTM operator (gates and cell states) follows from them and the weights by the definition that
+`torch.nn.LSTM` documents, for all steps at once, since the hidden states are known:
+
+    i_t, f_t, o_t = sigmoid(W x_t + U h_(t-1) + b)    g_t = tanh(W x_t + U h_(t-1) + b)    c_t = f_t c_(t-1) + i_t g_t
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from model.bundle import WEIGHTS, Bundle, lower_outputs, lstm_names
+from service.backends import Array
+from service.tensors import Sequences, TraceLevel
+
+# In the order in which PyTorch stacks them in `weight_ih_l*` and `weight_hh_l*`.
+_GATES = ("input_gate", "forget_gate", "cell_candidate", "output_gate")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One named array of a trace."""
+
+    name: str
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Direction:
+    """One direction of one LSTM layer, H hidden units, I inputs."""
+
+    weight_ih: Array  # (4H, I)
+    weight_hh: Array  # (4H, H)
+    bias: Array  # (4H)
+
+
+class Tracer:
+    """Computes traces for one model; holds its weights. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._manifest = bundle.manifest
+        with np.load(io.BytesIO(bundle.read(WEIGHTS)), allow_pickle=False) as weights:
+            suffixes = ("", "_reverse")[: self._manifest.num_directions]
+            self._layers = [
+                [_direction(weights, f"l{layer}{suffix}") for suffix in suffixes]
+                for layer in range(self._manifest.num_layers)
+            ]
+            self._linear: tuple[Array, Array] = weights["linear.weight"], weights["linear.bias"]
+        self._mean = np.array(self._manifest.standardisation.mean, np.float32)
+        self._std = np.array(self._manifest.standardisation.std, np.float32)
+
+    def outputs(self) -> frozenset[str]:
+        """The graph outputs that a trace is made from."""
+        lower = lower_outputs(self._manifest.num_layers)
+        return frozenset({"probabilities", "logits", "last_hidden", "hidden_states", *lower})
+
+    def size(self, sequences: Sequences, level: TraceLevel) -> int:
+        """How many numbers the traces of `sequences` hold."""
+        manifest = self._manifest
+        width = manifest.hidden_size * manifest.num_directions
+        arrays = 1 if level == "layers" else 2 + len(_GATES)
+        per_step = 2 * manifest.input_size + manifest.num_layers * width * arrays + len(manifest.labels)
+        return len(sequences.values) * per_step + len(sequences) * (width + 2 * len(manifest.labels))
+
+    def trace(self, sequence: Array, row: dict[str, Array], level: TraceLevel, ends: Array | None) -> list[Layer]:
+        """Trace one `sequence` (T, F) from its `row` of the graph's outputs, each without the batch axis, cut to T.
+
+        `ends` (T, K): the probabilities if the sequence ended at each step, where they do not follow from the hidden
+        states because a backward direction has read on; else None.
+        """
+        standardised = (sequence - self._mean) / self._std
+        layers = [Layer("input_sequence", sequence), Layer("standardised", standardised)]
+        inputs = standardised
+        names = lstm_names(self._manifest.num_layers)
+        for index, name in enumerate(names):
+            hidden = row[(*lower_outputs(len(names)), "hidden_states")[index]]
+            layers.append(Layer(name, hidden))
+            if level == "gates":
+                layers += self._gates(index, inputs, hidden, suffix=name.removeprefix("lstm"))
+            inputs = hidden
+        layers += [
+            Layer("last_hidden", row["last_hidden"]),
+            Layer("linear", row["logits"]),
+            Layer("softmax", row["probabilities"]),
+        ]
+        if level == "gates":
+            weight, bias = self._linear
+            layers.append(
+                Layer("step_probabilities", softmax(cast("Array", inputs @ weight.T + bias)) if ends is None else ends)
+            )
+        return layers
+
+    def _gates(self, index: int, inputs: Array, hidden: Array, *, suffix: str) -> Iterator[Layer]:
+        """Gates and cell states (T, D*H) of one LSTM layer that read `inputs` (T, I) and gave `hidden` (T, D*H)."""
+        size = self._manifest.hidden_size
+        directions = []
+        for number, direction in enumerate(self._layers[index]):
+            order = slice(None, None, -1 if number else 1)
+            states = hidden[order, number * size : (number + 1) * size]
+            directions.append([array[order] for array in _unroll(direction, inputs[order], states)])
+        for name, *arrays in zip((*_GATES, "cell_state"), *directions, strict=True):
+            yield Layer(name + suffix, np.concatenate(arrays, axis=1))
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities (…, K) of `logits` (…, K), shifted by their maximum so that no exponential overflows."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return cast("Array", exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def _unroll(direction: _Direction, inputs: Array, hidden: Array) -> list[Array]:
+    """The four gates and the cell state, each (T, H), of steps that read `inputs` (T, I) and gave `hidden` (T, H)."""
+    previous = np.concatenate([np.zeros_like(hidden[:1]), hidden[:-1]])
+    sums = inputs @ direction.weight_ih.T + previous @ direction.weight_hh.T + direction.bias
+    before_i, before_f, before_g, before_o = np.split(cast("Array", sums), len(_GATES), axis=1)
+    i, f, g, o = _sigmoid(before_i), _sigmoid(before_f), np.tanh(before_g), _sigmoid(before_o)
+    cells: Array = i * g
+    for step in range(1, len(cells)):
+        cells[step] += f[step] * cells[step - 1]
+    return [i, f, g, o, cells]
+
+
+def _sigmoid(x: Array) -> Array:
+    """`1 / (1 + exp(-x))`, without its overflow."""
+    return cast("Array", 0.5 + 0.5 * np.tanh(0.5 * x))
+
+
+def _direction(weights: NpzFile, suffix: str) -> _Direction:
+    return _Direction(
+        weights[f"lstm.weight_ih_{suffix}"],
+        weights[f"lstm.weight_hh_{suffix}"],
+        weights[f"lstm.bias_ih_{suffix}"] + weights[f"lstm.bias_hh_{suffix}"],
+    )

@@ -1,0 +1,123 @@
+"""Several processes behind one listening socket: start them, replace the dead, stop them all."""
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from service.readiness import Readiness
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+logger = logging.getLogger(__name__)
+
+# Serves as worker `index` until it is told to stop, and returns the exit status. `replaces`: a worker before it died.
+ServeWorker = Callable[[int, bool], int]
+
+
+class Workers:
+    """Forks and watches `count` workers. The parent computes nothing and imports no runtime, so forking it is safe."""
+
+    def __init__(
+        self,
+        count: int,
+        serve: ServeWorker,
+        *,
+        listener: socket.socket,
+        readiness: Readiness,
+        stop_timeout_s: float,
+    ) -> None:
+        self._count = count
+        self._listener = listener
+        self._serve = serve
+        self._readiness = readiness
+        self._stop_timeout_s = stop_timeout_s
+        self._indices: dict[int, int] = {}  # by process id
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit status: 0, or that of a worker that could not start."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        with _metrics_folder():
+            for index in range(self._count):
+                self._start(index, replaces=False)
+            status = self._watch()
+            self._stop()
+        return status
+
+    def _start(self, index: int, *, replaces: bool) -> None:
+        process_id = os.fork()
+        if process_id:
+            self._indices[process_id] = index
+            return
+        status = 1
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            self._readiness.become_worker(index)
+            status = self._serve(index, replaces)
+        except BaseException:
+            logger.exception("worker %d failed", index)
+        finally:
+            os._exit(status)
+
+    def _watch(self) -> int:
+        while True:
+            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+                return 0
+            for process_id, status in _reap():
+                index = self._indices.pop(process_id)
+                if not self._readiness.has_served(index):
+                    logger.error("worker %d could not start, exit status %d", index, status)
+                    return status or 1
+                logger.error("worker %d (process %d) ended with status %d and is replaced", index, process_id, status)
+                _forget_gauges(process_id)
+                self._start(index, replaces=True)
+
+    def _stop(self) -> None:
+        self._listener.close()  # the workers empty its queue, and only then may the last copy go
+        for process_id in self._indices:
+            os.kill(process_id, signal.SIGTERM)
+        deadline = monotonic() + self._stop_timeout_s
+        while self._indices and (left := deadline - monotonic()) > 0:
+            signal.sigtimedwait({signal.SIGCHLD}, left)
+            for process_id, _ in _reap():
+                self._indices.pop(process_id)
+        for process_id in self._indices:
+            logger.error("process %d did not stop in time and is killed", process_id)
+            os.kill(process_id, signal.SIGKILL)
+
+
+def _reap() -> Iterator[tuple[int, int]]:
+    """The process id and exit status of every child that has ended; a signal's number counts as negative."""
+    while True:
+        try:
+            process_id, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if process_id == 0:
+            return
+        yield process_id, os.waitstatus_to_exitcode(status)
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """An empty folder for the workers' metrics, named where prometheus_client looks for it when it is imported."""
+    folder = tempfile.mkdtemp(prefix="lstm-serve-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_gauges(process_id: int) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(process_id)  # type: ignore[no-untyped-call]
