@@ -90,7 +90,7 @@ class Edge:
         self._metrics.answered(
             model=engine.name if engine else "",
             version=engine.version if engine else "",
-            api="v1" if engine else "other",
+            api="v1" if exchange.path.startswith("/v1/") else "other",
             status=status,
         )
         if exchange.timing is not None:
@@ -109,6 +109,7 @@ class _Exchange:
         self.engine: Engine | None = None
         self.timing: Timing | None = None
         self.status = 0
+        self.path: str = scope["path"]
         self._scope = scope
         self._send = send
         self._start = perf_counter()
@@ -137,7 +138,7 @@ class _Exchange:
         fields: dict[str, object] = {
             "request_id": self.request_id.decode(),
             "method": self._scope["method"],
-            "path": self._scope["path"],
+            "path": self.path,
             "status": self.status,
             "duration_ms": round((perf_counter() - self._start) * 1e3, 3),
         }

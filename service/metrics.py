@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -41,6 +49,7 @@ class Metrics:
     """The service's counters, gauges and histograms, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a creation time beside every counter would double the scrape
         self._registry = CollectorRegistry()
         self._make_request_metrics()
         self._make_batch_metrics()
@@ -54,7 +63,7 @@ class Metrics:
         registry = self._registry
         self._requests = Counter(
             "lstm_requests",
-            "Answers by status; api is v1, or other for all that is no inference",
+            "Answers by status; api is v1, or other for what is under no API",
             ("model", "version", "api", "code"),
             registry=registry,
         )

@@ -1,0 +1,42 @@
+# run, test and check each work from a fresh clone; they build the virtual environment first.
+# On Linux PyPI's torch brings gigabytes of CUDA. TORCH_INDEX is asked for the CPU build first; where it cannot be
+# reached, pip goes on with the ordinary index. For CUDA: make run TORCH_INDEX=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REPOSITORY := $(or $(LSTM_REPOSITORY),bundles)
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check clean
+
+help:
+	@echo "make run    install, train the two default models if there is none, serve on http://127.0.0.1:8000"
+	@echo "make test   install, then linter, types and the whole test suite"
+	@echo "make check  formatter, linter, strict types"
+
+run: $(VENV)/installed-train
+	@ls $(REPOSITORY)/*/*/manifest.json >/dev/null 2>&1 || for dataset in JapaneseVowels reference; do \
+	  $(BIN)/python -m model train $$dataset --repository $(REPOSITORY) || exit; done
+	$(BIN)/python -m service --repository $(REPOSITORY)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 1 --timeout 15 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/installed-%: $(VENV)/torch pyproject.toml
+	$(PIP) --editable ".[$*]"
+	@touch $@
