@@ -1,0 +1,17 @@
+"""Fixtures that several folders of tests share."""
+
+from pathlib import Path
+
+import pytest
+from factories import make_bundle
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one model of each kind: `tiny`, `stacked`, `bidirectional`, `both`. Do not write to it."""
+    folder = tmp_path_factory.mktemp("bundles")
+    make_bundle(folder, "tiny")
+    make_bundle(folder, "stacked", num_layers=2, seed=1)
+    make_bundle(folder, "bidirectional", bidirectional=True, seed=2)
+    make_bundle(folder, "both", num_layers=2, bidirectional=True, seed=3)
+    return folder
