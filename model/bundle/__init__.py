@@ -1,6 +1,7 @@
 """The bundle: one trained version of one model on disk, and the only thing that training and serving share.
 
     REPOSITORY/NAME/VERSION/manifest.json    what it is, how it was made, the sha256 of every other file
+                            manifest.json.sha256    the sha256 of the manifest
                             model.onnx       the graph for ONNX Runtime
                             model.pt         the same graph as TorchScript
                             weights.npz      the trained parameters by their PyTorch names, for the trace

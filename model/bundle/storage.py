@@ -10,14 +10,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.bundle.manifest import MANIFEST, NAME_PATTERN, BundleError, Manifest, parse_manifest
+from model.bundle.manifest import MANIFEST, NAME_PATTERN, BundleError, FileEntry, Manifest, parse_manifest
 
 _STAGING = ".staging-"
+SEAL = f"{MANIFEST}.sha256"  # the manifest's own hash, in the format of `sha256sum --check`
+
+Describe = Callable[[int, dict[str, FileEntry]], Manifest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,10 @@ def open_bundle(folder: Path) -> Bundle:
     manifest that is not valid or belongs elsewhere.
     """
     path = folder / MANIFEST
-    manifest = parse_manifest(path, _read_regular(path))
+    content = _read_regular(path)
+    if _read_regular(folder / SEAL) != seal(content):
+        raise BundleError(f"{path}: content differs from the sha256 in {SEAL}")
+    manifest = parse_manifest(path, content)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise BundleError(
             f"{path}: is of {manifest.name}/{manifest.version}, found in {folder.parent.name}/{folder.name}"
@@ -87,33 +93,40 @@ def check_name(name: str) -> None:
         )
 
 
-def publish(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a new version of `manifest.name` and make it visible in one step; return it, opened.
+def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe: Describe) -> Bundle:
+    """Write `contents` as a new version of model `name` and make it visible in one step; return it, opened.
 
-    `manifest.version` and `manifest.files` are replaced by what was written. The version appears by a rename after all
-    of it is on disk, so a reader, or a crash at any moment, finds a whole bundle or none. Publishers take turns.
+    `describe` makes the manifest once the version and the files' hashes are known. The version appears by a rename
+    after all of it is on disk, so a reader, or a crash at any moment, finds a whole bundle or none. Publishers take
+    turns.
     """
-    check_name(manifest.name)
+    check_name(name)
     repository.mkdir(parents=True, exist_ok=True)
     with _publishing(repository):
-        version = max(list_versions(repository, manifest.name), default=0) + 1
-        entries = {name: _entry(content) for name, content in sorted(files.items())}
-        manifest = Manifest.model_validate(manifest.model_dump() | {"version": version, "files": entries})
+        version = max(list_versions(repository, name), default=0) + 1
+        manifest = describe(version, {file: _entry(content) for file, content in sorted(contents.items())})
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository))
         try:
-            for name, content in files.items():
-                _write_durably(staging / name, content)
-            _write_durably(staging / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+            for file, content in contents.items():
+                _write_durably(staging / file, content)
+            description = manifest.model_dump_json(indent=1).encode() + b"\n"
+            _write_durably(staging / MANIFEST, description)
+            _write_durably(staging / SEAL, seal(description))
             staging.chmod(0o755)
             _fsync(staging)
-            (repository / manifest.name).mkdir(exist_ok=True)
-            folder = repository / manifest.name / str(version)
+            (repository / name).mkdir(exist_ok=True)
+            folder = repository / name / str(version)
             staging.rename(folder)
             _fsync(folder.parent)
             _fsync(repository)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return open_bundle(folder)
+
+
+def seal(manifest: bytes) -> bytes:
+    """The content of `manifest.json.sha256` beside a manifest of this content."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 @contextmanager
@@ -137,8 +150,8 @@ def _read_regular(path: Path) -> bytes:
         raise BundleError(f"{path}: not a readable regular file: {error.strerror}") from error
 
 
-def _entry(content: bytes) -> dict[str, str | int]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def _write_durably(path: Path, content: bytes) -> None:

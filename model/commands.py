@@ -1,0 +1,179 @@
+"""The three commands: train a model into a repository, evaluate one, inspect one."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.bundle import (
+    ONNX,
+    SCHEMA_VERSION,
+    TORCHSCRIPT,
+    Bundle,
+    BundleError,
+    DataSource,
+    FileEntry,
+    Manifest,
+    Standardisation,
+    TrainingConfig,
+    check_name,
+    list_models,
+    list_versions,
+    open_bundle,
+    publish,
+)
+from model.data import Dataset, load
+from model.evaluate import evaluate, held_out_for
+from model.export import example_file, export
+from model.graphs import open_graphs
+from model.network import NetworkSize
+from model.presets import preset_for
+from model.progress import NoProgress, show_progress
+from model.report import comparison_text, manifest_text, trace_table
+from model.train import TrainingError, choose_device, train
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingRun:
+    """One training, fully decided: what is trained on what, how, and where the result goes."""
+
+    data: Dataset
+    name: str
+    repository: Path
+    size: NetworkSize
+    config: TrainingConfig
+
+    def __call__(self, rank: int) -> None:
+        """Train as process `rank` of several; rank 0 alone speaks, exports and publishes."""
+        if rank == 0:
+            train_and_publish(self)
+        else:
+            train(self.data, self.size, self.config, progress=NoProgress(), rank=rank)
+
+
+def plan(
+    dataset: str,
+    *,
+    repository: Path,
+    name: str | None,
+    seed: int,
+    device: str,
+    data_parallel: int,
+    overrides: Mapping[str, Any],
+) -> TrainingRun:
+    """Load the data and decide everything; `overrides` are the fields of `Preset` that were asked for otherwise."""
+    device = choose_device(device)
+    data = load(dataset, seed=seed)
+    name = data.name if name is None else name
+    check_name(name)
+    preset = replace(preset_for(data), **overrides)
+    if data_parallel > len(data.train):
+        raise TrainingError(f"data-parallel {data_parallel}: there are only {len(data.train)} training sequences")
+    size = NetworkSize(data.input_size, preset.hidden_size, preset.num_layers, preset.bidirectional, len(data.labels))
+    settings = {field: value for field, value in asdict(preset).items() if field in TrainingConfig.model_fields}
+    config = TrainingConfig(**settings, seed=seed, device=device, data_parallel=data_parallel)
+    return TrainingRun(data, name, repository, size, config)
+
+
+def train_command(run: TrainingRun) -> None:
+    """Train, export, verify, evaluate and publish the next version; print how it went."""
+    _check_writable(run.repository)
+    if run.config.data_parallel > 1:
+        from model.distributed import launch  # here, for the time that its imports take
+
+        launch(run, processes=run.config.data_parallel, device=run.config.device)
+    else:
+        train_and_publish(run)
+
+
+def train_and_publish(run: TrainingRun) -> None:
+    """Carry out `run` in this process, printing how it goes."""
+    data, size, config = run.data, run.size, run.config
+    print(
+        f"{data.name}: {len(data.train)} sequences to train on, {len(data.test)} held out, "
+        f"{data.input_size} features, {len(data.labels)} classes; on {config.device}",
+        flush=True,
+    )
+    sequences = round(len(data.train) * (1 - config.validation_fraction))
+    with show_progress(epochs=config.epochs, sequences=sequences) as progress:
+        network, trace = train(data, size, config, progress=progress)
+    print(f"\n{trace_table(trace)}\n", flush=True)
+    files, graphs, parity = export(network, seed=config.seed)
+    comparison = evaluate(graphs, data.test, size)
+    print(f"On the {len(data.test)} held-out sequences\n\n{comparison_text(comparison, data.labels)}\n")
+
+    def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=run.name,
+            version=version,
+            labels=data.labels,
+            input_size=size.input_size,
+            hidden_size=size.hidden_size,
+            num_layers=size.num_layers,
+            bidirectional=size.bidirectional,
+            standardisation=Standardisation(mean=tuple(network.mean.tolist()), std=tuple(network.std.tolist())),
+            data=_source(data),
+            training=config,
+            trace=trace,
+            evaluation=comparison.evaluations[ONNX],
+            parity=parity,
+            files=entries,
+        )
+
+    bundle = publish(run.repository, run.name, files | example_file(data), describe)
+    print(f"Published {run.name}, version {bundle.manifest.version}, in {bundle.folder}")
+
+
+def evaluate_command(repository: Path, model: str, dataset: str) -> None:
+    """Print how both published graphs of `model`, as `NAME` or `NAME/VERSION`, do on the held-out part of `dataset`."""
+    bundle = find_bundle(repository, model)
+    manifest = bundle.manifest
+    # The seed of the training: where a source has no held-out part of its own, another seed would hold out others.
+    data = load(dataset, seed=manifest.training.seed)
+    graphs = open_graphs({file: bundle.read(file) for file in (ONNX, TORCHSCRIPT)}, manifest.outputs)
+    size = NetworkSize(
+        manifest.input_size, manifest.hidden_size, manifest.num_layers, manifest.bidirectional, len(manifest.labels)
+    )
+    comparison = evaluate(graphs, held_out_for(manifest, data), size)
+    print(f"{manifest.name}, version {manifest.version}, on the {len(data.test)} held-out sequences of {data.name}\n")
+    print(comparison_text(comparison, manifest.labels))
+
+
+def inspect_command(repository: Path, model: str) -> None:
+    """Print the manifest, the pipeline with its shapes and the training trace of `NAME` or `NAME/VERSION`."""
+    print(manifest_text(find_bundle(repository, model).manifest))
+
+
+def find_bundle(repository: Path, model: str) -> Bundle:
+    """Open `NAME/VERSION`, or the highest version of `NAME`; raise `BundleError` saying what there is instead."""
+    name, slash, version = model.partition("/")
+    versions = list_versions(repository, name)
+    if not versions:
+        models = ", ".join(list_models(repository)) or "none"
+        raise BundleError(f"{repository}: no model {name!r}; there is {models}")
+    if not slash:
+        return open_bundle(repository / name / str(versions[-1]))
+    if not re.fullmatch("[0-9]{1,9}", version) or int(version) not in versions:
+        raise BundleError(f"{repository / name}: no version {version!r}; there is {', '.join(map(str, versions))}")
+    return open_bundle(repository / name / str(int(version)))
+
+
+def _source(data: Dataset) -> DataSource:
+    lengths = [len(sequence) for sequence in (*data.train.sequences, *data.test.sequences)]
+    return DataSource(
+        name=data.name,
+        source=data.source,
+        licence=data.licence,
+        train_size=len(data.train),
+        test_size=len(data.test),
+        min_length=min(lengths),
+        max_length=max(lengths),
+    )
+
+
+def _check_writable(repository: Path) -> None:
+    """Find out before the training, not after it, whether its result can be published."""
+    repository.mkdir(parents=True, exist_ok=True)
+    (repository / ".lock").touch()

@@ -1,0 +1,73 @@
+"""What a data set is once it has been read and checked, and how sequences are held out of it.
+
+Every reader in this package ends in a `Dataset`; training and evaluation start from one. Words and shapes are those
+of the design: a sequence is `(T, F)` float32, and sequences of one data set may differ in `T`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message says where (file, row, column), what was got and what is allowed."""
+
+
+# Not comparable with ==: arrays have no single truth value.
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """One set of labelled sequences.
+
+    `sequences` holds N arrays `(T_i, F)` float32; `targets` `(N,)` int64 holds positions in `Dataset.labels`.
+    """
+
+    sequences: tuple[NDArray[np.float32], ...]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A training and a held-out set of sequences with the same features and the same classes.
+
+    `labels` holds the class names as the source writes them; a name's position is its class index.
+    """
+
+    name: str
+    source: str
+    licence: str
+    labels: tuple[str, ...]
+    train: Split
+    test: Split
+
+    @property
+    def input_size(self) -> int:
+        """F, the number of features per step."""
+        return int(self.train.sequences[0].shape[1])
+
+
+def stratified_split(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Hold out `fraction` of every class and return `(rest, held_out)`.
+
+    Every class with two or more examples is on both sides; a class with one stays in `rest`. The same `seed` always
+    gives the same choice, and both sides keep the order of `split`. Raises `ValueError` unless `0 < fraction < 1`.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: got {fraction}, allowed is 0 < fraction < 1")
+    rng = np.random.default_rng(seed)
+    is_held_out = np.zeros(len(split), dtype=np.bool_)  # (N,)
+    for target in np.unique(split.targets):
+        members = np.flatnonzero(split.targets == target)
+        if len(members) < 2:
+            continue
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        is_held_out[rng.permutation(members)[:count]] = True
+    return _select(split, ~is_held_out), _select(split, is_held_out)
+
+
+def _select(split: Split, mask: NDArray[np.bool_]) -> Split:
+    sequences = tuple(split.sequences[i] for i in np.flatnonzero(mask))
+    return Split(sequences, split.targets[mask])

@@ -1,0 +1,62 @@
+"""From a trained network to the files of its bundle: both graphs, held against each other, the weights, examples."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import EXAMPLES, ONNX, OUTPUTS, TORCHSCRIPT, WEIGHTS, Example, Examples, Parity, lower_outputs
+from model.data import Dataset
+from model.graphs import Graph, open_graphs
+from model.network import LSTMClassifier
+from model.onnx_graph import build_onnx
+from model.parity import check_parity
+from model.torchscript import build_torchscript
+
+MIN_EXAMPLES, MAX_EXAMPLES = 8, 16
+
+
+def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dict[str, Graph], Parity]:
+    """Export `network` to both formats and check them; return the files, both graphs as loaded from them, and parity.
+
+    Raises `ExportError` when a graph differs from the network by more than `PARITY_TOLERANCE`.
+    """
+    weights = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    files = {
+        ONNX: build_onnx(network.size, weights),
+        TORCHSCRIPT: build_torchscript(network.size, weights),
+        WEIGHTS: _npz(weights),
+    }
+    graphs = open_graphs(files, OUTPUTS + lower_outputs(network.size.num_layers))
+    return files, graphs, check_parity(network, graphs, seed=seed)
+
+
+def examples_of(data: Dataset) -> Examples:
+    """A few held-out sequences, the classes in turn, with the shortest decimals that are the same float32."""
+    targets = data.test.targets
+    turns = np.empty(len(targets), np.int64)  # how many of its class come before each sequence
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        turns[members] = np.arange(len(members))
+    count = min(max(len(data.labels), MIN_EXAMPLES), MAX_EXAMPLES)
+    chosen = np.lexsort((targets, turns))[:count]
+    return Examples(
+        examples=tuple(
+            Example(label=data.labels[targets[row]], sequence=_decimals(data.test.sequences[row])) for row in chosen
+        )
+    )
+
+
+def example_file(data: Dataset) -> dict[str, bytes]:
+    """The content of `examples.json`, by that name."""
+    return {EXAMPLES: examples_of(data).model_dump_json().encode() + b"\n"}
+
+
+def _decimals(sequence: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(str(value)) for value in step) for step in sequence)
+
+
+def _npz(weights: dict[str, NDArray[np.float32]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **weights)  # type: ignore[arg-type]  # mypy takes the names for allow_pickle
+    return buffer.getvalue()

@@ -1,0 +1,164 @@
+"""The trained network as an ONNX graph, written directly around ONNX's LSTM operator.
+
+Not by torch.onnx: the operator takes the initial state and each sequence's own length, so ragged batches are exact and
+no step is a separate node. https://onnx.ai/onnx/operators/onnx__LSTM.html
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from model.bundle import INPUTS, lower_outputs
+from model.network import NetworkSize
+
+OPSET = 17  # LSTM, Where, Range as needed; read by ONNX Runtime since 1.12
+IR_VERSION = 8  # the one that belongs to opset 17
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
+    """The graph of design.md's bundle from `weights`, float32 by their PyTorch names, checked and serialised."""
+    graph = helper.make_graph(
+        [*_prepare(), *_stack(size), *_classify(size)],
+        "lstm_classifier",
+        _inputs(size),
+        _outputs(size),
+        initializer=_initializers(size, weights),
+        doc_string="Standardise, LSTM, last valid hidden state, linear, softmax. Padding never changes a result.",
+    )
+    model = helper.make_model(
+        graph,
+        producer_name="lstm-serve",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        doc_string="An LSTM sequence classifier; manifest.json beside this file describes it.",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _inputs(size: NetworkSize) -> list[onnx.ValueInfoProto]:
+    state = (size.num_layers * size.num_directions, "batch", size.hidden_size)
+    sequences, lengths, h0, c0 = INPUTS
+    return [
+        _tensor(sequences, ("batch", "time", size.input_size), "right-padded sequences of raw values"),
+        helper.make_tensor_value_info(lengths, TensorProto.INT64, ["batch"], "valid steps of each sequence, 1 to time"),
+        _tensor(h0, state, "initial hidden state by layer and direction; zeros to begin a sequence"),
+        _tensor(c0, state, "initial cell state by layer and direction; zeros to begin a sequence"),
+    ]
+
+
+def _outputs(size: NetworkSize) -> list[onnx.ValueInfoProto]:
+    width = size.hidden_size * size.num_directions
+    states = ("batch", "time", width)
+    state = (size.num_layers * size.num_directions, "batch", size.hidden_size)
+    return [
+        _tensor("probabilities", ("batch", size.num_classes), "softmax of the logits"),
+        _tensor("logits", ("batch", size.num_classes), "a weighted sum of last_hidden for each class"),
+        _tensor("last_hidden", ("batch", width), "the top layer's final hidden state, directions side by side"),
+        _tensor("hidden_states", states, "the top layer's hidden state at every step, zero in the padding"),
+        _tensor("hn", state, "hidden state after each sequence's own last step"),
+        _tensor("cn", state, "cell state after each sequence's own last step"),
+        *(_tensor(name, states, "as hidden_states, of a lower layer") for name in lower_outputs(size.num_layers)),
+    ]
+
+
+def _tensor(name: str, shape: Sequence[str | int], description: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape, description)
+
+
+def _prepare() -> list[onnx.NodeProto]:
+    """Standardise, and put zero in the padding so that no garbage, not even NaN, reaches the LSTM."""
+    node = helper.make_node
+    return [
+        node("Sub", ["sequences", "mean"], ["centred"]),
+        node("Div", ["centred", "std"], ["standardised"]),  # (B, T, F)
+        node("Shape", ["sequences"], ["time_axis"], start=1, end=2),
+        node("Squeeze", ["time_axis"], ["time"]),
+        node("Range", ["zero", "time", "one"], ["steps"]),
+        node("Reshape", ["steps", "one_row"], ["steps_row"]),  # (1, T, 1)
+        node("Reshape", ["lengths", "one_column"], ["lengths_column"]),  # (B, 1, 1)
+        node("Less", ["steps_row", "lengths_column"], ["valid"]),  # (B, T, 1)
+        node("Where", ["valid", "standardised", "no_value"], ["batch_major"]),
+        node("Transpose", ["batch_major"], ["lstm_input_0"], perm=[1, 0, 2]),  # (T, B, F)
+        node("Cast", ["lengths"], ["sequence_lens"], to=TensorProto.INT32),
+    ]
+
+
+def _stack(size: NetworkSize) -> list[onnx.NodeProto]:
+    node = helper.make_node
+    layers = range(size.num_layers)
+    h0s, c0s = [f"h0_{k}" for k in layers], [f"c0_{k}" for k in layers]
+    hns, cns = [f"hn_{k}" for k in layers], [f"cn_{k}" for k in layers]
+    states = [*lower_outputs(size.num_layers), "hidden_states"]
+    nodes = [
+        node("Split", ["h0", "directions"], h0s, axis=0),  # each (D, B, H)
+        node("Split", ["c0", "directions"], c0s, axis=0),
+    ]
+    for k in layers:
+        nodes += [
+            node(
+                "LSTM",
+                [f"lstm_input_{k}", f"W_{k}", f"R_{k}", f"B_{k}", "sequence_lens", h0s[k], c0s[k]],
+                [f"Y_{k}", hns[k], cns[k]],  # (T, D, B, H), (D, B, H), (D, B, H)
+                name=f"lstm_{k}",
+                hidden_size=size.hidden_size,
+                direction="bidirectional" if size.bidirectional else "forward",
+            ),
+            node("Transpose", [f"Y_{k}"], [f"batch_first_{k}"], perm=[2, 0, 1, 3]),
+            node("Reshape", [f"batch_first_{k}", "join_directions"], [states[k]]),  # (B, T, D*H)
+        ]
+        if k + 1 < size.num_layers:
+            nodes.append(node("Transpose", [states[k]], [f"lstm_input_{k + 1}"], perm=[1, 0, 2]))  # (T, B, D*H)
+    return [*nodes, node("Concat", hns, ["hn"], axis=0), node("Concat", cns, ["cn"], axis=0)]  # (L*D, B, H)
+
+
+def _classify(size: NetworkSize) -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [
+        node("Transpose", [f"hn_{size.num_layers - 1}"], ["last_by_direction"], perm=[1, 0, 2]),  # (B, D, H)
+        node("Reshape", ["last_by_direction", "join_last"], ["last_hidden"]),  # (B, D*H)
+        node("Gemm", ["last_hidden", "linear_weight", "linear_bias"], ["logits"], transB=1),  # (B, K)
+        node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+
+
+def _initializers(size: NetworkSize, weights: Weights) -> list[onnx.TensorProto]:
+    width = size.hidden_size * size.num_directions
+    values: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {
+        "mean": weights["mean"],
+        "std": weights["std"],
+        "linear_weight": weights["linear.weight"],
+        "linear_bias": weights["linear.bias"],
+        "no_value": np.zeros((), np.float32),
+        "zero": np.array(0, np.int64),
+        "one": np.array(1, np.int64),
+        "one_row": np.array([1, -1, 1], np.int64),
+        "one_column": np.array([-1, 1, 1], np.int64),
+        "directions": np.full(size.num_layers, size.num_directions, np.int64),
+        "join_directions": np.array([0, 0, width], np.int64),
+        "join_last": np.array([0, width], np.int64),
+    }
+    suffixes = ("", "_reverse")[: size.num_directions]
+    for k in range(size.num_layers):
+        by_direction = [
+            {kind: weights[f"lstm.{kind}_l{k}{suffix}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+            for suffix in suffixes
+        ]
+        values[f"W_{k}"] = np.stack([_to_onnx_gates(w["weight_ih"]) for w in by_direction])  # (D, 4*H, F)
+        values[f"R_{k}"] = np.stack([_to_onnx_gates(w["weight_hh"]) for w in by_direction])  # (D, 4*H, H)
+        values[f"B_{k}"] = np.stack(  # (D, 8*H)
+            [np.concatenate([_to_onnx_gates(w["bias_ih"]), _to_onnx_gates(w["bias_hh"])]) for w in by_direction]
+        )
+    return [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+
+
+def _to_onnx_gates(parameter: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From PyTorch's order of the gates along the first axis (i, f, g, o) to ONNX's (i, o, f, c)."""
+    i, f, g, o = np.split(parameter, 4)
+    return np.concatenate([i, o, f, g])

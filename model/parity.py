@@ -1,0 +1,115 @@
+"""Hold the exported graphs against eager PyTorch over ragged batches, and refuse those that differ.
+
+The reference is `nn.LSTM` on packed sequences in float64: a formulation that neither graph shares, and without the
+rounding of its own that would use up half of the tolerance.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from model.bundle import PARITY_TOLERANCE, Parity, lower_outputs
+from model.graphs import Arrays, Batch, Graph
+from model.network import LSTMClassifier, NetworkSize
+
+BATCH_SIZES = (1, 2, 5, 8)
+STEPS = (1, 2, 7, 24)
+GARBAGE = (np.float32(np.finfo(np.float32).max), np.float32(np.nan))
+
+
+class ExportError(RuntimeError):
+    """An exported graph that does not compute what the trained network does; nothing is published."""
+
+
+def check_parity(network: LSTMClassifier, graphs: Mapping[str, Graph], *, seed: int) -> Parity:
+    """Compare every output of each of `graphs` with `network`; raise `ExportError` beyond `PARITY_TOLERANCE`."""
+    reference = copy.deepcopy(network).cpu().double().eval()
+    batches = [*parity_batches(network, np.random.default_rng(seed))]
+    worst = dict.fromkeys(graphs, 0.0)
+    for batch in batches:
+        expected = eager(reference, batch)
+        for file, graph in graphs.items():
+            actual = graph(batch)
+            for name, values in expected.items():
+                difference = largest_difference(actual.get(name), values)
+                if not difference <= PARITY_TOLERANCE:
+                    raise ExportError(
+                        f"{file}: {name} differs by {difference:.2g} from PyTorch, {PARITY_TOLERANCE:.0e} is allowed, "
+                        f"with lengths {batch.lengths.tolist()} and shape {list(values.shape)}"
+                    )
+                worst[file] = max(worst[file], difference)
+    return Parity(tolerance=PARITY_TOLERANCE, cases=len(batches), max_difference=worst)
+
+
+def parity_batches(network: LSTMClassifier, random: np.random.Generator) -> Iterator[Batch]:
+    """Ragged batches over a grid of (B, T), from a zero and from a random state, with garbage in the padding."""
+    mean, std = network.mean.cpu().numpy(), network.std.cpu().numpy()
+    size = network.size
+    for (batch_size, steps), garbage, state in product(product(BATCH_SIZES, STEPS), GARBAGE, (0.0, 1.0)):
+        sequences = (mean + std * random.standard_normal((batch_size, steps, size.input_size))).astype(np.float32)
+        lengths = random.integers(1, steps, batch_size, endpoint=True)
+        lengths[0] = steps
+        lengths[1:2] = 1
+        sequences[np.arange(steps) >= lengths[:, None]] = garbage
+        h0, c0 = (state * random.standard_normal((2, *state_shape(size, batch_size)))).astype(np.float32)
+        yield Batch(sequences, lengths, h0, c0)
+
+
+def state_shape(size: NetworkSize, batch_size: int) -> tuple[int, int, int]:
+    """The shape `(L*D, B, H)` of `h0`, `c0`, `hn`, `cn`."""
+    return (size.num_layers * size.num_directions, batch_size, size.hidden_size)
+
+
+@torch.inference_mode()
+def eager(network: LSTMClassifier, batch: Batch) -> Arrays:
+    """What `network`, in its own precision, computes for `batch`: all outputs of the exported graphs, by name."""
+    dtype = network.mean.dtype
+    sequences, h0, c0 = (torch.from_numpy(array).to(dtype) for array in (batch.sequences, batch.h0, batch.c0))
+    lengths = torch.from_numpy(batch.lengths)
+    standardised = (sequences - network.mean) / network.std
+    packed = pack_padded_sequence(standardised, lengths, batch_first=True, enforce_sorted=False)
+    hidden_states, hn, cn = _run(network.lstm, packed, h0, c0)
+    last_hidden = torch.cat([*hn[-network.size.num_directions :]], dim=1)  # (B, D*H)
+    logits = network.linear(last_hidden)  # (B, K)
+    outputs = {
+        "probabilities": torch.softmax(logits, dim=1),
+        "logits": logits,
+        "last_hidden": last_hidden,
+        "hidden_states": hidden_states,
+        "hn": hn,
+        "cn": cn,
+    }
+    for layer, name in enumerate(lower_outputs(network.size.num_layers)):
+        rows = (layer + 1) * network.size.num_directions
+        outputs[name], _, _ = _run(_lowest(network, layer + 1), packed, h0[:rows], c0[:rows])
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _run(lstm: nn.LSTM, packed: PackedSequence, h0: Tensor, c0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    output, (hn, cn) = lstm(packed, (h0, c0))
+    hidden_states, _ = pad_packed_sequence(output, batch_first=True)  # (B, T, D*H), zero in the padding
+    return hidden_states, hn, cn
+
+
+def _lowest(network: LSTMClassifier, num_layers: int) -> nn.LSTM:
+    """The lowest `num_layers` of the network's stack as a stack of its own."""
+    size = network.size
+    lstm = nn.LSTM(size.input_size, size.hidden_size, num_layers, batch_first=True, bidirectional=size.bidirectional)
+    lstm.load_state_dict({name: network.lstm.state_dict()[name] for name in lstm.state_dict()})
+    return lstm.to(network.mean.dtype).eval()
+
+
+def largest_difference(actual: NDArray[np.float32] | None, expected: NDArray[np.float64]) -> float:
+    """The largest difference, as a fraction of values above 1; infinite for another shape, NaN for a value not finite.
+
+    A cell state grows with the sequence, and float32 holds 1e-5 of a value above 100 no more.
+    """
+    if actual is None or actual.shape != expected.shape:
+        return float("inf")
+    return float((np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0)).max())

@@ -1,0 +1,58 @@
+import pytest
+from model_factories import make_epoch, publish_made_up
+
+from model.bundle import Evaluation
+from model.evaluate import Comparison
+from model.report import BAR_WIDTH, bar, comparison_text, manifest_text, table, trace_table
+
+
+@pytest.mark.parametrize(
+    ("value", "drawn"),
+    [(1.0, "█" * BAR_WIDTH), (2.0, "█" * BAR_WIDTH), (0.5, "█" * (BAR_WIDTH // 2)), (0.0, ""), (0.03, "▋"), (-1.0, "")],
+)
+def test_a_bar_is_as_long_as_its_value(value, drawn):
+    assert bar(value, full=1.0) == drawn
+
+
+def test_a_bar_of_nothing_at_all_is_empty():
+    assert bar(0.0, full=0.0) == ""
+
+
+def test_columns_line_up():
+    assert table(["a", "b"], [["10", "x"], ["2", "long"]], left=frozenset({1})) == " a  b\n10  x\n 2  long"
+
+
+def test_the_trace_has_a_line_an_epoch_with_bar_and_observation():
+    header, first, second = trace_table([make_epoch(1, 1.2, 0.4), make_epoch(2, 0.6, 0.75)]).splitlines()
+    assert header.split() == ["epoch", "loss", "accuracy", "observation"]
+    assert first.split(maxsplit=4) == ["1", "1.200", "█" * BAR_WIDTH, "40.0%", "what epoch 1 brought"]
+    assert second.split(maxsplit=4) == ["2", "0.600", "█" * (BAR_WIDTH // 2), "75.0%", "what epoch 2 brought"]
+
+
+def test_a_trace_with_validation_shows_it():
+    line = trace_table([make_epoch(1, validation_loss=0.9, validation_accuracy=0.625)]).splitlines()[1]
+    assert line.split()[3:6] == ["50.0%", "0.900", "62.5%"]
+
+
+def test_each_graph_is_reported_and_whether_they_agree():
+    evaluation = Evaluation(accuracy=0.75, macro_f1=0.7, confusion_matrix=((2, 1), (0, 1)))
+    text = comparison_text(Comparison({"a": evaluation, "b": evaluation}, 0, 4, 1e-7), ["no", "yes"])
+    assert "a: accuracy 0.7500, macro-F1 0.7000" in text
+    assert "b: accuracy" in text
+    assert "                no   2    1" in text
+    assert "agree on every sequence of the 4; their probabilities differ by at most 1.0e-07" in text
+    text = comparison_text(Comparison({"a": evaluation, "b": evaluation}, 3, 4, 0.5), ["no", "yes"])
+    assert "disagree on 3 sequences of the 4" in text
+
+
+def test_a_manifest_is_shown_with_pipeline_trace_and_evaluation(tmp_path):
+    text = manifest_text(publish_made_up(tmp_path).manifest)
+    for part in (
+        "made-up, version 1",
+        "1 LSTM layer of 3 units, 2 features a step",
+        "lstm            B x T x 3",
+        "what epoch 2 brought",
+        "Held-out accuracy 0.7500",
+        "epochs 2, batch size 4",
+    ):
+        assert part in text
