@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import uvicorn
@@ -18,12 +18,19 @@ from service.http import error_response
 # How long, after SIGTERM, new connections are taken and idle ones kept: the next answer on each tells its client to
 # close it, and whoever asks /health/ready learns to go elsewhere.
 _FAREWELL_S = 0.3
+# How long a connection that was taken last may be without its first request: its client has yet to be scheduled.
+_FIRST_REQUEST_S = 5.0
 
 logger = logging.getLogger(__name__)
 
 
 class _Protocol(HttpToolsProtocol):
     """Answers what is not HTTP with an error of the shape that all errors have."""
+
+    @property
+    def awaits_first_request(self) -> bool:
+        """Whether no request has come on this connection yet."""
+        return self.cycle is None
 
     def send_400_response(self, msg: str) -> None:
         response = error_response(InvalidRequest(msg))
@@ -56,6 +63,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._listener = listener
         self._loads_first = loads_first
+        self._drain_timeout_s = drain_timeout_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Listen and load, in either order; raise `BackendError` if the models' device cannot be used."""
@@ -71,7 +79,7 @@ class Server(uvicorn.Server):
         self._service.drain()
         await asyncio.sleep(_FAREWELL_S)
         await self._stop_listening()
-        await asyncio.sleep(_FAREWELL_S)
+        await self._hear_the_last()
         await super().shutdown()
         await self._service.close()
 
@@ -84,18 +92,29 @@ class Server(uvicorn.Server):
         yield
 
     async def _stop_listening(self) -> None:
-        """Close the listening socket once every connection that waits in its queue is taken: closing resets those."""
+        """Close the listening socket, but first take what waits in its queue, which closing would reset.
+
+        Nothing is awaited in between: clients whose connections are closed come back at once, for as long as they can.
+        """
         for server in self.servers:
             server.close()
-        loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                break
-            await loop.connect_accepted_socket(self._protocol, connection)
+        accepted = []
+        with suppress(BlockingIOError):
+            while True:
+                accepted.append(self._listener.accept()[0])
         self._listener.close()
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    async def _hear_the_last(self) -> None:
+        """Wait for the first requests on the connections that were just taken, then for the last on the idle ones."""
+        connections = cast("set[_Protocol]", self.server_state.connections)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(_FIRST_REQUEST_S, self._drain_timeout_s)
+        while loop.time() < deadline and any(connection.awaits_first_request for connection in connections):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(_FAREWELL_S)
 
     def _protocol(self) -> asyncio.Protocol:
         protocol = cast("type[_Protocol]", self.config.http_protocol_class)

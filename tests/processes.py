@@ -1,0 +1,93 @@
+"""Runs the real service in a process of its own, as an operator would."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+_START_LIMIT_S = 60.0
+
+
+class ServiceProcess:
+    """A running `python -m service` on a free port, with its log so far."""
+
+    def __init__(self, arguments: list[str], environ: Mapping[str, str]) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("LSTM_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", "0", *arguments],
+            env=clean | environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._port: str | None = None
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line.rstrip("\n"))
+            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                self._port = found[1]
+                self._listening.set()
+        self._listening.set()
+
+    @property
+    def url(self) -> str:
+        """Where it listens; waits until it does."""
+        assert self._listening.wait(_START_LIMIT_S), self.log
+        assert self._port is not None, self.log
+        return f"http://127.0.0.1:{self._port}"
+
+    def wait_until(self, path: str, status: int) -> httpx.Response:
+        """Ask for `path` until it answers with `status`; fail if that takes too long or the process ends."""
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline:
+            response = httpx.get(self.url + path, timeout=10)
+            if response.status_code == status:
+                return response
+            assert self.process.poll() is None, self.log
+            time.sleep(0.05)
+        raise AssertionError(f"{path} did not become {status}: {self.log}")
+
+    def terminate(self) -> int:
+        """Send SIGTERM; return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(_START_LIMIT_S)
+        self._reader.join(_START_LIMIT_S)
+        return status
+
+    def close(self) -> None:
+        """Make sure that nothing is left behind."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(_START_LIMIT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@contextmanager
+def running_service(
+    repository: Path, *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[ServiceProcess]:
+    """Start the service over `repository`; stop it at the end."""
+    service = ServiceProcess(["--repository", str(repository), *arguments], environ or {})
+    try:
+        yield service
+    finally:
+        service.close()

@@ -1,0 +1,87 @@
+"""The main job as a newcomer does it: train with the command line, serve, post sequences. On real data."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from processes import ServiceProcess, running_service
+
+from model.bundle import Bundle, list_versions, open_bundle
+from model.data import load
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def model_command(*arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "model", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a model that `train JapaneseVowels` has just made, without any option."""
+    repository = tmp_path_factory.mktemp("trained")
+    model_command("train", "JapaneseVowels", "--repository", str(repository))
+    return repository
+
+
+@pytest.fixture(scope="module", params=["onnx", "torchscript"])
+def service(trained: Path, request: pytest.FixtureRequest) -> Iterator[ServiceProcess]:
+    with running_service(trained, "--backend", request.param) as process:
+        process.wait_until("/health/ready", 200)
+        yield process
+
+
+def published(repository: Path) -> Bundle:
+    version = max(list_versions(repository, "JapaneseVowels"))
+    return open_bundle(repository / "JapaneseVowels" / str(version))
+
+
+def test_posted_test_sequences_reach_the_accuracy_that_evaluate_prints(trained: Path, service: ServiceProcess) -> None:
+    data = load("JapaneseVowels", seed=0)
+    rng = np.random.default_rng(0)
+    right, start = 0, 0
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        while start < len(data.test.targets):
+            rows = range(start, min(start + int(rng.integers(1, 100)), len(data.test.targets)))
+            sequences = [data.test.sequences[row].tolist() for row in rows]
+            answer = client.post("/v1/models/JapaneseVowels/predict", json={"sequences": sequences}).json()
+            right += sum(
+                label == data.labels[data.test.targets[row]] for label, row in zip(answer["labels"], rows, strict=True)
+            )
+            start = rows.stop
+    printed = model_command("evaluate", "JapaneseVowels", "JapaneseVowels", "--repository", str(trained))
+    accuracies = [float(number) for number in re.findall(r"accuracy (\d\.\d+)", printed)]
+    assert len(accuracies) == 2
+    assert accuracies == [round(right / len(data.test.targets), 4)] * 2
+    assert right / len(data.test.targets) == published(trained).manifest.evaluation.accuracy
+    assert right / len(data.test.targets) >= 0.96
+
+
+def test_the_readmes_curl_names_the_right_speaker(service: ServiceProcess) -> None:
+    command = re.search(r"^curl .*?\]\]\}'$", README, re.DOTALL | re.MULTILINE)
+    assert command is not None
+    here = command[0].replace("http://127.0.0.1:8000", service.url)
+    answered = subprocess.run(["bash", "-c", here], capture_output=True, timeout=30, check=True)
+    shown = re.search(r"^```json\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    answer, expected = httpx.Response(200, content=answered.stdout).json(), httpx.Response(200, content=shown[1]).json()
+    assert answer.keys() == expected.keys()
+    assert answer["labels"] == expected["labels"] == ["3"]
+    np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=0.05)
+
+
+def test_examples_can_be_posted_as_they_are(service: ServiceProcess) -> None:
+    examples = httpx.get(service.url + "/v1/models/JapaneseVowels/examples").json()["examples"]
+    body = {"sequences": [example["sequence"] for example in examples]}
+    labels = httpx.post(service.url + "/v1/predict", json=body).json()["labels"]
+    right = sum(label == example["label"] for label, example in zip(labels, examples, strict=True))
+    assert right >= len(examples) - 1
