@@ -22,8 +22,8 @@ LOOPBACK = "127.0.0.1"
 def launch(run: Callable[[int], None], *, processes: int, device: str) -> None:
     """Call `run(rank)` in `processes` processes on this machine, each a member of one group, and wait for them.
 
-    `run` is pickled. The processes find one another on a free port of the loopback address. Raises the
-    error of one that fails, `KeyboardInterrupt` on SIGINT; no process is left then.
+    `run` is pickled. The processes find one another on a free port of the loopback address. Raises the error of
+    one that fails, `KeyboardInterrupt` on SIGINT; no process is left then.
     """
     if device == "cuda" and processes > torch.cuda.device_count():
         raise TrainingError(f"data-parallel {processes}: there are {torch.cuda.device_count()} GPUs, one a process")
@@ -50,9 +50,9 @@ def launch(run: Callable[[int], None], *, processes: int, device: str) -> None:
         if failure.exitcode == -signal.SIGINT:  # Ctrl-C reached it before the launcher
             raise KeyboardInterrupt from error
         raise TrainingError(f"training process {rank} failed; its error is above") from error
-    for error in errors.values():
-        if error is not None:
-            raise error
+    for refusal in errors.values():
+        if refusal is not None:
+            raise refusal
 
 
 def _run_in_group(run: Callable[[int], None], device: str) -> Exception | None:
