@@ -1,0 +1,304 @@
+"""The Open Inference Protocol's requests and answers as bytes: JSON, binary tensors behind it, or both mixed.
+
+Complete and model-free: names, shapes and datatypes in, arrays out, and back. What a model makes of them is
+`service.api_v2`'s. Follows the specification (kserve/open-inference-protocol, inference_rest.md) and Triton's binary
+tensor data extension (triton-inference-server/server, extension_binary_data.md).
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import simdjson
+from numpy.typing import NDArray
+
+from service.errors import InvalidRequest
+from service.tensors import encode_json
+
+Parameters = dict[str, str | int | float | bool]
+
+# Datatype → the little-endian numpy type of its elements. BF16 and BYTES have none of their own.
+_NUMPY: Final = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+DATATYPES: Final = (*_NUMPY, "BF16", "BYTES")
+_LENGTH: Final = struct.Struct("<I")  # before each element of a BYTES tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A named tensor. BF16 is held as float32, BYTES as an object array of `bytes`."""
+
+    name: str
+    datatype: str
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output by name. `binary`: None leaves it to the request; `classes`: the top so many as text, 0 for none."""
+
+    name: str
+    binary: bool | None = None
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferRequest:
+    """A decoded request. `outputs` is empty when the client leaves the choice to the model."""
+
+    id: str
+    parameters: Parameters
+    inputs: dict[str, Tensor]
+    outputs: tuple[RequestedOutput, ...]
+
+
+class InferDecoder:
+    """Decodes infer requests. Holds a JSON parser's buffers, so one a thread."""
+
+    def __init__(self) -> None:
+        self._parser = simdjson.Parser()
+
+    def decode(self, body: bytes, *, header_length: int | None) -> InferRequest:
+        """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` if it is wrong."""
+        if header_length is None:
+            header_length = len(body)
+        if not 0 < header_length <= len(body):
+            raise InvalidRequest(f"Inference-Header-Content-Length: {header_length}, the body has {len(body)} bytes")
+        try:
+            return _read_request(self._parser.parse(body[:header_length]), memoryview(body)[header_length:])
+        except InvalidRequest:
+            raise
+        except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
+            return _read_request(_parse_slowly(body[:header_length]), memoryview(body)[header_length:])
+        finally:
+            self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
+
+
+def _read_request(document: Any, blobs: memoryview) -> InferRequest:
+    """Read a parsed request, simdjson's or plain, and the binary tensors behind it in the order of its inputs."""
+    if not isinstance(document, simdjson.Object | dict):
+        raise InvalidRequest("the request must be a JSON object with 'inputs'")
+    described = document.get("inputs", None)
+    if not isinstance(described, simdjson.Array | list) or not len(described):
+        raise InvalidRequest("'inputs' must be a list with at least one tensor")
+    inputs: dict[str, Tensor] = {}
+    for entry in described:
+        tensor, blobs = _read_input(entry, blobs)
+        if tensor.name in inputs:
+            raise InvalidRequest(f"input {tensor.name!r} appears twice")
+        inputs[tensor.name] = tensor
+    if len(blobs):
+        raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
+    return InferRequest(
+        _text(document.get("id", ""), "id"),
+        _parameters(document.get("parameters", None), "parameters"),
+        inputs,
+        tuple(_read_output(entry) for entry in _list(document.get("outputs", None), "outputs")),
+    )
+
+
+def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
+    """One input and the binary data that is left for those after it."""
+    if not isinstance(entry, simdjson.Object | dict):
+        raise InvalidRequest("each input must be an object with name, shape, datatype and data")
+    name = _text(entry.get("name", None), "an input's name")
+    datatype = entry.get("datatype", None)
+    if datatype not in DATATYPES:
+        raise InvalidRequest(f"input {name!r}: datatype {datatype!r}, allowed are {', '.join(DATATYPES)}")
+    shape = _plain(entry.get("shape", None))
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InvalidRequest(f"input {name!r}: shape must be a list of sizes, none of them negative")
+    size = _parameters(entry.get("parameters", None), f"input {name!r}: parameters").get("binary_data_size")
+    data = entry.get("data", None)
+    if (size is None) == (data is None):
+        raise InvalidRequest(f"input {name!r} needs either data or parameters.binary_data_size")
+    if size is None:
+        return Tensor(name, datatype, _read_data(name, datatype, data, math.prod(shape)).reshape(shape)), blobs
+    if type(size) is not int or not 0 <= size <= len(blobs):
+        raise InvalidRequest(f"input {name!r}: binary_data_size {size!r}, {len(blobs)} bytes of binary data are left")
+    return from_bytes(name, datatype, shape, blobs[:size]), blobs[size:]
+
+
+def _read_data(name: str, datatype: str, data: Any, count: int) -> NDArray[Any]:
+    """The elements of an input's JSON `data`, nested or flat, row-major: `count` of `datatype`."""
+    if datatype in {"FP16", "BF16"}:
+        raise InvalidRequest(f"input {name!r}: {datatype} has no JSON form, send it as binary data")
+    if not isinstance(data, simdjson.Array | list):
+        raise InvalidRequest(f"input {name!r}: data must be a list")
+    if isinstance(data, simdjson.Array) and datatype.startswith("FP"):
+        flat: NDArray[Any] = np.frombuffer(data.as_buffer(of_type="d"))
+    else:
+        flat = np.fromiter(_leaves(_plain(data)), object)
+    if len(flat) != count:
+        raise InvalidRequest(f"input {name!r}: {len(flat)} values in data, its shape takes {count}")
+    if datatype == "BYTES":
+        return np.array([_text(value, f"input {name!r}: a value").encode() for value in flat], object)
+    return _convert(name, datatype, flat)
+
+
+def _convert(name: str, datatype: str, flat: NDArray[Any]) -> NDArray[Any]:
+    """`flat` as `datatype`; values that it cannot hold are refused, but for floats too large, which become infinite."""
+    kinds: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if "INT" in datatype else (int, float)
+    if flat.dtype == object and not all(type(value) in kinds for value in flat):
+        raise InvalidRequest(f"input {name!r}: a value in data is not a {datatype}")
+    try:
+        with np.errstate(over="ignore"):
+            return flat.astype(_NUMPY[datatype])
+    except OverflowError:
+        raise InvalidRequest(f"input {name!r}: a value in data is out of the range of {datatype}") from None
+
+
+def _leaves(data: list[Any]) -> Iterator[Any]:
+    """What nested lists hold, in order, without recursion: how deep they go is the client's choice."""
+    stack = [iter(data)]
+    while stack:
+        for value in stack[-1]:
+            if isinstance(value, list):
+                stack.append(iter(value))
+                break
+            yield value
+        else:
+            stack.pop()
+
+
+def _read_output(entry: Any) -> RequestedOutput:
+    if not isinstance(entry, simdjson.Object | dict):
+        raise InvalidRequest("each output must be an object with a name")
+    name = _text(entry.get("name", None), "an output's name")
+    parameters = _parameters(entry.get("parameters", None), f"output {name!r}: parameters")
+    binary, classes = parameters.get("binary_data"), parameters.get("classification", 0)
+    if binary is not None and not isinstance(binary, bool):
+        raise InvalidRequest(f"output {name!r}: binary_data must be true or false, got {binary!r}")
+    if type(classes) is not int or classes < 0:
+        raise InvalidRequest(f"output {name!r}: classification must be a number of classes, got {classes!r}")
+    return RequestedOutput(name, binary, classes)
+
+
+def _parameters(value: Any, place: str) -> Parameters:
+    parameters = _plain(value)
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f"{place} must be an object")
+    return parameters
+
+
+def _list(value: Any, place: str) -> Any:
+    """A list of simdjson's or Python's, empty for null."""
+    if value is not None and not isinstance(value, simdjson.Array | list):
+        raise InvalidRequest(f"{place} must be a list")
+    return value or ()
+
+
+def _text(value: object, place: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{place} must be a string, got {value if value is None else type(value).__name__}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A value of simdjson's as one of Python's."""
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def encode_response(
+    *, model: str, version: str, request_id: str, outputs: Sequence[tuple[Tensor, bool]]
+) -> tuple[bytes, int | None]:
+    """Encode an answer of `outputs`, each with whether it goes as binary; return the body and its JSON part's length.
+
+    The length is None when no output is binary: then the body is JSON and nothing else.
+    """
+    described, blobs = [], []
+    for tensor, binary in outputs:
+        document: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
+        if binary:
+            blob = to_bytes(tensor)
+            document["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            document["data"] = _to_json(tensor)
+        described.append(document)
+    header = encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": described})
+    return b"".join([header, *blobs]), len(header) if blobs else None
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The binary form of a tensor: little-endian, row-major; BYTES as repeated (uint32 length, bytes)."""
+    if tensor.datatype == "BYTES":
+        return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.values.ravel())
+    if tensor.datatype == "BF16":
+        bits = np.ascontiguousarray(tensor.values, "<f4").view("<u4")
+        rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to nearest, ties to even
+        return np.where(np.isnan(tensor.values), (bits >> 16) | 0x40, rounded >> 16).astype("<u2").tobytes()
+    return tensor.values.astype(_NUMPY[tensor.datatype], copy=False).tobytes()
+
+
+def from_bytes(name: str, datatype: str, shape: Sequence[int], blob: memoryview) -> Tensor:
+    """A tensor from its binary form; raise `InvalidRequest` unless `blob` holds exactly `shape`'s elements."""
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        values = _split_bytes(name, blob, count)
+    else:
+        numpy_type = np.dtype("<u2") if datatype == "BF16" else _NUMPY[datatype]
+        if len(blob) != count * numpy_type.itemsize:
+            expected = f"{list(shape)} of {datatype} takes {count * numpy_type.itemsize}"
+            raise InvalidRequest(f"input {name!r}: {len(blob)} bytes of binary data, {expected}")
+        values = np.frombuffer(blob, numpy_type)
+        if datatype == "BF16":
+            values = (values.astype("<u4") << 16).view("<f4")
+        elif datatype == "BOOL" and (values.view("u1") > 1).any():
+            raise InvalidRequest(f"input {name!r}: a BOOL is a byte of 0 or 1")
+    return Tensor(name, datatype, values.reshape(shape))
+
+
+def _split_bytes(name: str, blob: memoryview, count: int) -> NDArray[Any]:
+    if count * _LENGTH.size > len(blob):
+        raise InvalidRequest(f"input {name!r}: {len(blob)} bytes of binary data are too few for {count} elements")
+    values = np.empty(count, object)
+    start = 0
+    for i in range(count):
+        end = start + _LENGTH.size
+        stop = end + _LENGTH.unpack(blob[start:end])[0] if end <= len(blob) else end
+        if stop > len(blob):
+            raise InvalidRequest(f"input {name!r}: binary data ends within element {i} of {count}")
+        values[i] = bytes(blob[end:stop])
+        start = stop
+    if start != len(blob):
+        raise InvalidRequest(f"input {name!r}: {len(blob) - start} bytes of binary data are left over")
+    return values
+
+
+def _to_json(tensor: Tensor) -> object:
+    """Flat, as clients expect: they reshape by `shape`."""
+    if tensor.datatype == "BYTES":
+        return [element.decode("utf-8", "replace") for element in tensor.values.ravel()]
+    return np.ascontiguousarray(tensor.values).ravel()
+
+
+def _parse_slowly(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise InvalidRequest("JSON is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"JSON is not UTF-8 at byte {error.start}") from None
+    except ValueError as error:
+        raise InvalidRequest(f"malformed JSON: {error}") from None
