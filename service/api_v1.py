@@ -3,17 +3,18 @@ which describes the models, are FastAPI routes.
 """
 
 import asyncio
-from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import orjson
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from fastapi.responses import Response as RawResponse
+from pydantic import BaseModel, ConfigDict
 
-from service.backends import Array
+from model.bundle import Epoch, Examples, Stage
+from service import openapi
+from service.backends import Array, BackendName, DeviceName
 from service.engine import Engine
 from service.http import Request, Response
 from service.registry import Registry
@@ -91,6 +92,42 @@ def _encode_traces(traces: list[list[Layer]]) -> list[dict[str, Any]]:
     ]
 
 
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ServedModel(_Answer):
+    """A model's name and its served versions, ascending."""
+
+    name: str
+    versions: list[str]
+
+
+class ModelList(_Answer):
+    """All that is served."""
+
+    default_model: str
+    models: list[ServedModel]
+
+
+class WhereItRuns(_Answer):
+    """The runtime and device of one model version."""
+
+    backend: BackendName
+    device: DeviceName
+
+
+class ModelDescription(_Answer):
+    """One served model version. `manifest`: its manifest, without the training trace, which stands beside it."""
+
+    name: str
+    version: str
+    runtime: WhereItRuns
+    pipeline: tuple[Stage, ...]
+    training_trace: tuple[Epoch, ...]
+    manifest: dict[str, Any]
+
+
 class ModelsApi:
     """Describes what is served. These are FastAPI routes: they are rare, and their documentation writes itself."""
 
@@ -99,32 +136,31 @@ class ModelsApi:
 
     def router(self) -> APIRouter:
         """The routes under `/v1/models`."""
-        router = APIRouter(prefix="/v1/models", tags=["models"])
-        for path, endpoint in (
-            ("", self.list_models),
-            ("/{name}", self.describe_model),
-            ("/{name}/versions/{version}", self.describe_version),
-            ("/{name}/examples", self.model_examples),
-            ("/{name}/versions/{version}/examples", self.version_examples),
-        ):
-            router.add_api_route(path, endpoint, response_class=JSONResponse)
+        router = APIRouter(prefix="/v1/models", tags=["models"], responses=openapi.errors(401, 500, 503))
+        of_one = openapi.errors(404)
+        examples: dict[int | str, dict[str, Any]] = {**of_one, 200: {"model": Examples}}
+        router.add_api_route("", self.list_models)
+        router.add_api_route("/{name}", self.describe_model, responses=of_one)
+        router.add_api_route("/{name}/versions/{version}", self.describe_version, responses=of_one)
+        router.add_api_route("/{name}/examples", self.model_examples, responses=examples)
+        router.add_api_route("/{name}/versions/{version}/examples", self.version_examples, responses=examples)
         return router
 
-    async def list_models(self) -> RawResponse:
+    async def list_models(self) -> ModelList:
         """List every served model with its versions, and say which one is the default."""
         versions: dict[str, list[str]] = {}
         for engine in self._registry:
             versions.setdefault(engine.name, []).append(engine.version)
-        models = [{"name": name, "versions": numbers} for name, numbers in versions.items()]
-        return _json({"default_model": self._registry.find().name, "models": models})
+        models = [ServedModel(name=name, versions=numbers) for name, numbers in versions.items()]
+        return ModelList(default_model=self._registry.find().name, models=models)
 
-    async def describe_model(self, name: str) -> RawResponse:
+    async def describe_model(self, name: str) -> ModelDescription:
         """Describe a model's highest version: manifest, pipeline with shapes, training trace, where it runs."""
-        return _json(_description(self._registry.find(name)))
+        return _description(self._registry.find(name))
 
-    async def describe_version(self, name: str, version: str) -> RawResponse:
+    async def describe_version(self, name: str, version: str) -> ModelDescription:
         """Describe one version of a model."""
-        return _json(_description(self._registry.find(name, version)))
+        return _description(self._registry.find(name, version))
 
     async def model_examples(self, name: str) -> RawResponse:
         """A few held-out sequences of the model's data set, with their true labels."""
@@ -135,17 +171,13 @@ class ModelsApi:
         return RawResponse(self._registry.find(name, version).examples, media_type="application/json")
 
 
-def _description(engine: Engine) -> dict[str, Any]:
-    manifest = engine.manifest.model_dump(mode="json")
-    return {
-        "name": engine.name,
-        "version": engine.version,
-        "runtime": {"backend": engine.backend.name, "device": engine.backend.device},
-        "pipeline": [asdict(stage) for stage in engine.manifest.pipeline()],
-        "training_trace": manifest.pop("trace"),
-        "manifest": manifest,
-    }
-
-
-def _json(document: object) -> RawResponse:
-    return RawResponse(encode_json(document), media_type="application/json")
+def _description(engine: Engine) -> ModelDescription:
+    manifest = engine.manifest
+    return ModelDescription(
+        name=engine.name,
+        version=engine.version,
+        runtime=WhereItRuns(backend=engine.backend.name, device=engine.backend.device),
+        pipeline=manifest.pipeline(),
+        training_trace=manifest.trace,
+        manifest=manifest.model_dump(mode="json", exclude={"trace"}),
+    )

@@ -2,16 +2,16 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.responses import Response as RawResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as RawRequest
 
+from service import openapi
 from service.api_v1 import ModelsApi, PredictApi
 from service.backends import Runtime
 from service.batcher import QueueLimits
@@ -21,7 +21,6 @@ from service.errors import InternalError, MethodNotAllowed, NotFound, ServiceErr
 from service.http import error_response
 from service.keys import ApiKeys
 from service.metrics import CONTENT_TYPE, Metrics
-from service.openapi import inference_paths
 from service.policy import Limits
 from service.readiness import Readiness, WorkerState
 from service.registry import Registry
@@ -70,36 +69,44 @@ class Service:
         app = FastAPI(
             title="lstm-serve",
             version=version("lstm-serve"),
-            description="LSTM sequence classification over HTTP, with what every layer computed on request.",
+            description=openapi.DESCRIPTION,
             docs_url=None,
             redoc_url=None,
+            redirect_slashes=False,
+            generate_unique_id_function=lambda route: route.name,
         )
         app.include_router(ModelsApi(self._registry).router())
-        for path, endpoint, tag in (
-            ("/health/live", self._live, "health"),
-            ("/health/ready", self._ready, "health"),
-            ("/metrics", self._scrape, "metrics"),
-        ):
-            app.add_api_route(path, endpoint, tags=[tag], response_class=JSONResponse)
+        app.add_api_route("/health/live", self._live, name="live", tags=["health"], responses=openapi.errors(500))
+        app.add_api_route(
+            "/health/ready", self._ready, name="ready", tags=["health"], responses=openapi.errors(500, 503)
+        )
+        app.add_api_route(
+            "/metrics",
+            self._scrape,
+            name="metrics",
+            tags=["metrics"],
+            response_class=PlainTextResponse,
+            responses=openapi.errors(401, 500),
+        )
         app.add_api_route("/", self._root, include_in_schema=False)
         app.add_api_route("/docs", self._docs, include_in_schema=False)
         app.mount("/static", StaticFiles(directory=_STATIC))
-        for kind in (HTTPException, ServiceError):
+        for kind in (HTTPException, ServiceError, Exception):
             app.add_exception_handler(kind, _handle)
         generate = app.openapi
-        app.openapi = lambda: _with_inference(generate())  # type: ignore[method-assign]  # FastAPI's documented way
+        app.openapi = lambda: openapi.complete(generate())  # type: ignore[method-assign]  # FastAPI's documented way
         return app
 
-    async def _live(self) -> RawResponse:
+    async def _live(self) -> dict[str, bool]:
         """Say that the process runs and its event loop turns."""
-        return JSONResponse({"live": True})
+        return {"live": True}
 
-    async def _ready(self) -> RawResponse:
+    async def _ready(self) -> dict[str, bool]:
         """Say whether requests may be sent: models loaded and warm, on every worker, and not shutting down."""
         if not self.readiness.ready:
             draining = self.readiness.state is WorkerState.DRAINING
             raise Unavailable(f"not ready: {'shutting down' if draining else self._registry.missing or 'starting'}")
-        return JSONResponse({"ready": True})
+        return {"ready": True}
 
     async def _scrape(self) -> RawResponse:
         """All metrics of all workers, in Prometheus' text format."""
@@ -119,14 +126,8 @@ class Service:
         )
 
 
-def _with_inference(document: dict[str, Any]) -> dict[str, Any]:
-    """Add the paths that `service.edge` answers before the framework sees them."""
-    document["paths"] = {**inference_paths(), **document["paths"]}
-    return document
-
-
 async def _handle(request: RawRequest, error: Exception) -> RawResponse:
-    """Answer the framework's own errors, 404 and 405 among them, as all others are."""
+    """Answer the framework's own errors, 404 and 405 among them, as all others are; the edge logs a bug's stack."""
     if isinstance(error, HTTPException):
         error = _translate(request, error)
     response = error_response(error if isinstance(error, ServiceError) else InternalError("internal error"))
@@ -135,5 +136,5 @@ async def _handle(request: RawRequest, error: Exception) -> RawResponse:
 
 def _translate(request: RawRequest, error: HTTPException) -> ServiceError:
     if error.status_code == MethodNotAllowed.status:
-        return MethodNotAllowed(request.method, allowed=(error.headers or {}).get("Allow", "another"))
+        return MethodNotAllowed(request.method, allowed=(error.headers or {}).get("Allow", "GET, HEAD"))
     return NotFound(f"nothing is served under {request.url.path}")

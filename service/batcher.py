@@ -3,8 +3,8 @@
     infer ──split──▶ waiting ──select──▶ one run at a time, in a thread ──▶ futures ──join──▶ infer
 
 What runs next, and when, is `service.policy`'s; this file waits and wakes. It is work-conserving: an idle backend
-starts at once, and what arrives during a run forms the next batch. All state belongs to the event loop's thread,
-all time is the loop's clock (monotonic), and the only thing that happens elsewhere is `Backend.run`.
+starts at once, and what arrives during a run forms the next batch. All state belongs to the event loop's thread, all
+time is the loop's clock (monotonic), and only `_compute` happens elsewhere.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from service.policy import Limits
 from service.tensors import Sequences, pad
 from service.timing import Timing
 
-# Graph outputs whose second axis is the batch; in all others it is the first.
+# Graph outputs (L*D, B, H); in all others the batch comes first.
 _STATES = frozenset({"hn", "cn"})
 
 Outputs = dict[str, Array]
@@ -58,18 +58,8 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One model run: all outputs that any of its parts wants, and its marks on `perf_counter`."""
-
-    outputs: Outputs
-    lengths: NDArray[np.int64]
-    prepared: float
-    inferred: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Done:
-    """A part's share of a run: its own rows of its own outputs."""
+    """A part's own rows of its own outputs, and the marks of the run that computed them."""
 
     outputs: Outputs
     dispatched: float
@@ -101,8 +91,8 @@ class Batcher:
         self._waiting_rows = 0
         self._waiting_steps = 0
         self._running: list[_Part] = []
-        self._run: asyncio.Task[None] | None = None
-        self._wake_handle: asyncio.Handle | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -129,9 +119,11 @@ class Batcher:
     async def close(self) -> None:
         """Take no more, finish what was taken, release the thread."""
         self._closed = True
-        self._wake()
-        while self._run is not None:
-            await asyncio.wait([self._run])
+        self._changed.set()
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         self._thread.shutdown(wait=False)
 
     def _enqueue(self, pieces: Sequence[Sequences], outputs: frozenset[str], timeout_s: float) -> list[_Part]:
@@ -142,8 +134,10 @@ class Batcher:
             for piece in pieces
         ]
         self._waiting += parts
-        if self._run is None:
-            self._wake_soon()
+        self._changed.set()
+        if self._worker is None or self._worker.done():
+            # It starts when all that is ready on the loop has been handled: simultaneous arrivals share a batch.
+            self._worker = self._loop.create_task(self._work())
         self._watch_deadline(now_s + timeout_s)
         return parts
 
@@ -155,11 +149,16 @@ class Batcher:
         if rows > limits.max_rows or steps > limits.max_steps:
             allowed = f"at most {limits.max_rows} sequences and {limits.max_steps} steps"
             raise TooLarge(f"{rows} sequences of {steps} time steps together in one request, {allowed} may wait")
-        if self._waiting_rows + rows > limits.max_rows or self._waiting_steps + steps > limits.max_steps:
+        if not self._has_room(rows, steps):
             self._purge()
-        if self._waiting_rows + rows > limits.max_rows or self._waiting_steps + steps > limits.max_steps:
-            raise QueueFull(f"{self._waiting_rows} sequences are waiting, at most {limits.max_rows} may; try again")
+        if not self._has_room(rows, steps):
+            waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
+            raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
         self._count_waiting(rows, steps)
+
+    def _has_room(self, rows: int, steps: int) -> bool:
+        limits = self._queue_limits
+        return self._waiting_rows + rows <= limits.max_rows and self._waiting_steps + steps <= limits.max_steps
 
     def _count_waiting(self, rows: int, steps: int) -> None:
         self._waiting_rows += rows
@@ -176,41 +175,35 @@ class Batcher:
         """Drop what was cancelled or ran out of time while it waited: it costs no compute."""
         self._leave_queue([part for part in self._waiting if part.future.done()])
 
-    def _wake_soon(self) -> None:
-        """Wake after all that is ready on the loop has been handled, so that simultaneous arrivals share a batch."""
-        if self._wake_handle is not None:
-            self._wake_handle.cancel()
-        self._wake_handle = self._loop.call_soon(self._wake)
-
-    def _wake(self) -> None:
-        """Start the next run if there is something to run, nothing runs, and the delay is over."""
-        if self._wake_handle is not None:
-            self._wake_handle.cancel()
-            self._wake_handle = None
-        self._purge()
-        if self._run is not None or not self._waiting:
-            return
-        delay_s = 0.0 if self._closed else policy.starts_in_s(self._waiting, self._loop.time(), self._limits)
-        if delay_s > 0:
-            self._wake_handle = self._loop.call_later(delay_s, self._wake)
-            return
-        self._running = [self._waiting[position] for position in policy.select(self._waiting, self._limits)]
-        self._leave_queue(self._running)
-        self._run = self._loop.create_task(self._execute())
-
-    async def _execute(self) -> None:
-        try:
+    async def _work(self) -> None:
+        """Run batch after batch until none waits."""
+        while True:
+            self._purge()
+            if not self._waiting:
+                return
+            delay_s = 0.0 if self._closed else policy.starts_in_s(self._waiting, self._loop.time(), self._limits)
+            if delay_s > 0:
+                await self._change_within(delay_s)
+                continue
+            self._running = [self._waiting[position] for position in policy.select(self._waiting, self._limits)]
+            self._leave_queue(self._running)
             await self._attempt(self._running)
-        finally:
             self._running = []
-            self._run = None
-            self._wake()
+
+    async def _change_within(self, delay_s: float) -> None:
+        """Wait for an arrival or for `close`, at most `delay_s`."""
+        self._changed.clear()
+        timer = self._loop.call_later(delay_s, self._changed.set)
+        await self._changed.wait()
+        timer.cancel()
 
     async def _attempt(self, parts: Sequence[_Part]) -> None:
         """Run `parts` together; if that fails, run each half, until the part at fault is alone."""
-        dispatched = perf_counter()
+        parts = [part for part in parts if not part.future.done()]
+        if not parts:
+            return
         try:
-            run = await self._loop.run_in_executor(self._thread, self._compute, parts)
+            done = await self._loop.run_in_executor(self._thread, self._compute, parts, perf_counter())
         except Exception as error:
             if len(parts) > 1:
                 logger.warning("a batch of %d requests failed, retrying its halves: %s", len(parts), error)
@@ -221,23 +214,25 @@ class Batcher:
             if not parts[0].future.done():
                 parts[0].future.set_exception(InternalError("the model failed on this request"))
             return
-        self._metrics.ran(run.lengths)
-        start = 0
-        for part in parts:
+        for part, result in zip(parts, done, strict=True):
             if not part.future.done():
-                outputs = _share(run.outputs, part, start)
-                part.future.set_result(_Done(outputs, dispatched, run.prepared, run.inferred))
-            start += part.rows
+                part.future.set_result(result)
 
-    def _compute(self, parts: Sequence[_Part]) -> _Run:
-        """Pad and run, in the backend's thread."""
+    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[_Done]:
+        """Pad, run, and share out, in the backend's thread."""
         sequences, lengths = pad([part.sequences for part in parts])
         layers, hidden_size = self._state_shape
         zeros = np.zeros((layers, len(lengths), hidden_size), np.float32)
         outputs = sorted(frozenset[str]().union(*(part.outputs for part in parts)))
         prepared = perf_counter()
         results = self._backend.run(Batch(sequences, lengths, zeros, zeros), outputs)
-        return _Run(results, lengths, prepared, perf_counter())
+        inferred = perf_counter()
+        self._metrics.ran(lengths)
+        done, start = [], 0
+        for part in parts:
+            done.append(_Done(_share(results, part, start), dispatched, prepared, inferred))
+            start += part.rows
+        return done
 
     def _watch_deadline(self, deadline_s: float) -> None:
         """See to it that `_expire` runs at `deadline_s` or before: one timer for all requests."""
@@ -263,33 +258,26 @@ class Batcher:
 def _share(outputs: Outputs, part: _Part, start: int) -> Outputs:
     """Views of a part's rows of a run's outputs, cut to its own longest sequence."""
     rows = slice(start, start + part.rows)
-    share = {}
-    for name in part.outputs:
-        array = outputs[name]
-        if name in _STATES:
-            share[name] = array[:, rows]
-        else:
-            share[name] = array[rows, : part.longest] if array.ndim == 3 else array[rows]
-    return share
+    return {name: outputs[name][_place(name, outputs[name].ndim, rows, part.longest)] for name in part.outputs}
 
 
 def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Outputs:
     """Put the parts of a split request together: row i of a part belongs at `rows[part][i]`."""
-    total = sum(len(part_rows) for part_rows in rows)
     joined = {}
-    for name, first in parts[0].items():
-        longest = max(part[name].shape[1] for part in parts)
-        if name in _STATES:
-            shape: tuple[int, ...] = (first.shape[0], total, first.shape[2])
-        else:
-            shape = (total, longest, first.shape[2]) if first.ndim == 3 else (total, *first.shape[1:])
-        array = np.zeros(shape, np.float32)
-        for part_rows, part in zip(rows, parts, strict=True):
-            if name in _STATES:
-                array[:, part_rows] = part[name]
-            elif first.ndim == 3:
-                array[part_rows, : part[name].shape[1]] = part[name]
-            else:
-                array[part_rows] = part[name]
-        joined[name] = array
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        shape = np.max([array.shape for array in arrays], axis=0)
+        shape[1 if name in _STATES else 0] = sum(len(part_rows) for part_rows in rows)
+        joined[name] = np.zeros(shape, np.float32)
+        for part_rows, array in zip(rows, arrays, strict=True):
+            joined[name][_place(name, array.ndim, part_rows, array.shape[1])] = array
     return joined
+
+
+def _place(
+    name: str, ndim: int, rows: slice | NDArray[np.int64], longest: int
+) -> tuple[slice | NDArray[np.int64], ...]:
+    """The index of `rows` in graph output `name`, and of the first `longest` steps if it has steps."""
+    if name in _STATES:
+        return slice(None), rows  # (L*D, B, H)
+    return (rows, slice(longest)) if ndim == 3 else (rows,)  # (B, T, D*H) or (B, K)

@@ -58,8 +58,8 @@ class Edge:
             await self._answer(exchange, Request(scope, receive))
         except ServiceError as error:
             await self._refuse(exchange, error)
-        except Exception:
-            logger.exception("request failed", extra={"fields": {"request_id": exchange.request_id.decode()}})
+        except Exception as error:
+            exchange.bug = error
             await self._refuse(exchange, InternalError("internal error"))
         self._book(exchange)
 
@@ -96,8 +96,10 @@ class Edge:
         if exchange.timing is not None:
             self._metrics.finished(exchange.timing)
         level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
+        if exchange.bug is not None:
+            level = logging.ERROR
         if logger.isEnabledFor(level):
-            logger.log(level, "request", extra={"fields": exchange.fields()})
+            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields()})
 
 
 class _Exchange:
@@ -108,6 +110,7 @@ class _Exchange:
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
         self.engine: Engine | None = None
         self.timing: Timing | None = None
+        self.bug: Exception | None = None
         self.status = 0
         self.path: str = scope["path"]
         self._scope = scope

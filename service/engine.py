@@ -1,7 +1,6 @@
 """One loaded model version: its backend, its batcher, its tracer. Protocol-neutral: the APIs only translate to it."""
 
 import asyncio
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -9,18 +8,16 @@ from time import perf_counter
 
 import numpy as np
 
-from model.bundle import EXAMPLES, Bundle, Manifest
+from model.bundle import EXAMPLES, Bundle, BundleError, Manifest
 from service import policy
 from service.backends import Array, Backend, Batch, Runtime, load_backend
 from service.batcher import Batcher, Outputs, QueueLimits
-from service.errors import TooLarge
+from service.errors import DeadlineExceeded, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +50,17 @@ class Prediction:
 
 
 def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
-    """Load and warm `bundle`. Blocks for as long as that takes; call it in a thread."""
+    """Load and warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
+
+    Blocks for as long as that takes; call it in a thread.
+    """
     start = perf_counter()
     backend = load_backend(bundle, runtime)
     tracer = Tracer(bundle)
-    _warm_up(backend, bundle.manifest, max_rows)
+    try:
+        _warm_up(backend, bundle.manifest, max_rows)
+    except Exception as error:  # the runtimes' exceptions share no class but Exception
+        raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
     return Loaded(bundle, backend, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
@@ -106,37 +109,51 @@ class Engine:
             row = int(sequences.lengths.argmax())
             limit = self._limits.max_sequence_length
             raise TooLarge(f"sequences[{row}]: {sequences.longest} time steps, at most {limit} are taken")
-        if trace and self._tracer.size(sequences, trace) > self._limits.max_trace_values:
+        if trace and (size := self._tracer.size(sequences, trace)) > self._limits.max_trace_values:
             limit = self._limits.max_trace_values
-            raise TooLarge(f"this trace would hold more than {limit} values; send fewer or shorter sequences")
+            raise TooLarge(
+                f"these traces would hold {size} values, at most {limit} may; send fewer or shorter sequences"
+            )
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
         wanted = self._tracer.outputs() if trace else frozenset({"probabilities"})
         outputs = await self._batcher.infer(sequences, wanted, timeout_s=timeout_s, timing=timing)
-        traces = await self._trace(sequences, outputs, trace, timeout_s=timeout_s) if trace else None
+        traces = await self._trace_until(deadline_s, sequences, outputs, trace) if trace else None
         probabilities = outputs["probabilities"]
         self._metrics.predicted(self.name, self.version, self.manifest.labels, probabilities)
         timing.completed = perf_counter()
         return Prediction(probabilities, traces)
 
     async def close(self) -> None:
-        """Finish what was taken and release the backend."""
+        """Finish what was taken and release the backend.
+
+        The trace's thread is left to go with the engine: answers that have just come from the backend still need it.
+        """
         await self._batcher.close()
-        self._trace_thread.shutdown(wait=False)
+
+    async def _trace_until(
+        self, deadline_s: float, sequences: Sequences, outputs: Outputs, level: TraceLevel
+    ) -> list[list[Layer]]:
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                return await self._trace(deadline_s, sequences, outputs, level)
+        except TimeoutError:
+            raise DeadlineExceeded("the request's time ran out before it was traced") from None
 
     async def _trace(
-        self, sequences: Sequences, outputs: Outputs, level: TraceLevel, *, timeout_s: float
+        self, deadline_s: float, sequences: Sequences, outputs: Outputs, level: TraceLevel
     ) -> list[list[Layer]]:
         loop = asyncio.get_running_loop()
         traces = []
         for row, sequence in enumerate(sequences):
             ends = None
             if level == "gates" and self.manifest.bidirectional:
-                ends = await self._prefix_probabilities(sequence, timeout_s=timeout_s)
+                ends = await self._prefix_probabilities(deadline_s, sequence)
             arrays = {name: _row(array, row, len(sequence)) for name, array in outputs.items()}
             trace = partial(self._tracer.trace, sequence, arrays, level, ends)
             traces.append(await loop.run_in_executor(self._trace_thread, trace))
         return traces
 
-    async def _prefix_probabilities(self, sequence: Array, *, timeout_s: float) -> Array:
+    async def _prefix_probabilities(self, deadline_s: float, sequence: Array) -> Array:
         """Probabilities (T, K) of every beginning of `sequence` (T, F), each run for itself, one batch at a time.
 
         With a backward direction, ending earlier changes every hidden state: there is no shorter way.
@@ -146,7 +163,10 @@ class Engine:
         for rows in policy.split(lengths, self._limits.batch):
             prefixes = Sequences(np.concatenate([sequence[: row + 1] for row in rows]), lengths[rows])
             outputs = await self._batcher.infer(
-                prefixes, frozenset({"probabilities"}), timeout_s=timeout_s, timing=Timing.start()
+                prefixes,
+                frozenset({"probabilities"}),
+                timeout_s=deadline_s - asyncio.get_running_loop().time(),
+                timing=Timing.start(),
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities

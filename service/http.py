@@ -75,9 +75,8 @@ class Request:
         try:
             yield
         except asyncio.CancelledError:
-            if not gone:
+            if not gone or task.uncancel():  # cancelled by another, too
                 raise
-            task.uncancel()
             raise ClientGone("the client left before its answer was ready") from None
         finally:
             watcher.cancel()

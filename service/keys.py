@@ -8,6 +8,8 @@ from pathlib import Path
 from service.errors import Unauthorized
 from service.settings import SettingsError
 
+_Stamp = tuple[int, int, int]
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,7 +23,7 @@ class ApiKeys:
         """Read `path`; raise `SettingsError` if it cannot be read or holds no key."""
         self._path = path
         try:
-            self._stamp = self._read_stamp()
+            self._stamp: _Stamp | None = self._read_stamp()
             self._hashes = self._read_hashes()
         except OSError as error:
             raise SettingsError(f"LSTM_API_KEYS_FILE: {path}: {error.strerror}") from error
@@ -52,7 +54,7 @@ class ApiKeys:
                 logger.error("API keys cannot be read, none is valid now: %s", error.strerror)
             self._hashes, self._stamp = [], None
 
-    def _read_stamp(self) -> tuple[int, int, int] | None:
+    def _read_stamp(self) -> _Stamp:
         status = self._path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
 

@@ -1,4 +1,4 @@
-"""Structured logs to standard error: one line, or one JSON object, a record.
+"""Structured logs to standard error: one line, or one JSON object, a record; as text, a stack follows indented.
 
 Whoever logs gives a plain message and, where there is more to say, `extra={"fields": {...}}`.
 """
@@ -6,6 +6,7 @@ Whoever logs gives a plain message and, where there is more to say, `extra={"fie
 import json
 import logging
 import sys
+import textwrap
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -27,8 +28,10 @@ class _JsonFormatter(logging.Formatter):
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname:<7} {record.name}: {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{_time(record)} {record.levelname:<7} {record.name}: {_one_line(record.getMessage())}{fields}"
+        if record.exc_info:
+            line += "\n" + textwrap.indent(self.formatException(record.exc_info), "    ")
+        return line
 
 
 def configure(log_format: Literal["text", "json"], level: str) -> None:
@@ -38,8 +41,8 @@ def configure(log_format: Literal["text", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in ("uvicorn", "asyncio"):
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -50,7 +53,12 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return getattr(record, "fields", {})
 
 
+def _one_line(text: str) -> str:
+    """`text` with line breaks and what else cannot be printed escaped: what a client sent may not forge a record."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
 def _quoted(value: object) -> str:
-    """`value` on one line and without spaces: what a client sent may not forge a log line."""
+    """`value` on one line, in quotes if it holds a space: what a client sent may not forge a field either."""
     text = str(value)
     return text if text.isprintable() and text and " " not in text else json.dumps(text)

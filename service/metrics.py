@@ -49,7 +49,8 @@ class Metrics:
     """The service's counters, gauges and histograms, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a creation time beside every counter would double the scrape
+        # A creation time beside every counter would double the scrape.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._make_request_metrics()
         self._make_batch_metrics()
@@ -82,10 +83,13 @@ class Metrics:
         )
         self._stages = [stages.labels(stage) for stage in STAGES]
         self._rejected = Counter(
-            "lstm_rejected", "Requests refused before they were queued", ("reason",), registry=registry
+            "lstm_rejected",
+            "Inference requests, or requests without a key, that were refused",
+            ("reason",),
+            registry=registry,
         )
         self._dropped = Counter(
-            "lstm_dropped", "Requests dropped after they were queued", ("reason",), registry=registry
+            "lstm_dropped", "Requests given up: the client left, or the time ran out", ("reason",), registry=registry
         )
 
     def _make_batch_metrics(self) -> None:
@@ -135,11 +139,11 @@ class Metrics:
             stage.observe(duration_s)
 
     def rejected(self, reason: str) -> None:
-        """Count a request that was refused before it was queued; `reason` is a `ServiceError.reason`."""
+        """Count a request that was refused; `reason` is a `ServiceError.reason`."""
         self._rejected.labels(reason).inc()
 
     def dropped(self, reason: str) -> None:
-        """Count a request that was given up after it was queued; `reason` is a `ServiceError.reason`."""
+        """Count a request that was given up; `reason` is a `ServiceError.reason`."""
         self._dropped.labels(reason).inc()
 
     def queue_changed(self, by: int) -> None:

@@ -42,7 +42,8 @@ class Waiting(Protocol):
 def split(lengths: NDArray[np.int64], limits: Limits) -> list[NDArray[np.int64]]:
     """Cut one request's rows into parts that each fit a batch; return each part's row numbers.
 
-    Rows of like length go together. A request that fits stays whole and in order.
+    Rows of like length go together. A request that fits stays whole and in order. A row that is longer than
+    `max_steps` by itself is a part by itself; who does not want to run it refuses it before.
     """
     if len(lengths) <= limits.max_rows and len(lengths) * int(lengths.max()) <= limits.max_steps:
         return [np.arange(len(lengths))]
@@ -50,7 +51,7 @@ def split(lengths: NDArray[np.int64], limits: Limits) -> list[NDArray[np.int64]]
     parts, start = [], 0
     while start < len(order):
         # Longest first, so a part's first row decides how many fit beside it.
-        rows = min(limits.max_rows, limits.max_steps // int(lengths[order[start]]))
+        rows = max(1, min(limits.max_rows, limits.max_steps // int(lengths[order[start]])))
         parts.append(order[start : start + rows])
         start += rows
     return parts
@@ -75,8 +76,11 @@ def select(waiting: Sequence[Waiting], limits: Limits) -> list[int]:
 def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> float:
     """How long an idle backend waits before it runs `select`'s batch: 0 is at once.
 
-    The delay counts from the oldest part, whatever has come since, and ends early when a full batch is waiting.
+    The delay counts from the oldest part, whatever has come since, and ends early when as much is waiting as one batch
+    may hold, in sequences or in padded steps.
     """
-    if limits.max_delay_s == 0 or sum(part.rows for part in waiting) >= limits.max_rows:
+    rows = sum(part.rows for part in waiting)
+    padded_steps = rows * max(part.longest for part in waiting)
+    if limits.max_delay_s == 0 or rows >= limits.max_rows or padded_steps >= limits.max_steps:
         return 0.0
     return max(0.0, waiting[0].enqueued_s + limits.max_delay_s - now_s)

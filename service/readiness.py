@@ -25,8 +25,10 @@ class Readiness:
         self._mine = 0
 
     def become_worker(self, index: int) -> None:
-        """Say which worker this process is."""
+        """Say which worker this process is. One that follows a drained worker does not begin by draining."""
         self._mine = index
+        if self.state is WorkerState.DRAINING:
+            self.set(WorkerState.SERVING)
 
     def set(self, state: WorkerState) -> None:
         """Change this worker's state."""

@@ -54,8 +54,9 @@ class Registry:
             raise NotFound(f"model {name!r} is not served; there are: {', '.join(sorted(self._engines))}")
         if version is None:
             return versions[max(versions)]
-        if version.isdecimal() and int(version) in versions:
-            return versions[int(version)]
+        for one in versions.values():
+            if one.version == version:
+                return one
         served = ", ".join(str(number) for number in sorted(versions))
         raise NotFound(f"model {name!r} has no served version {version!r}; there are: {served}")
 

@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "LSTM_"
 _VERSION_POLICY = re.compile(r"all|latest(:[1-9][0-9]{0,3})?|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
@@ -28,7 +28,6 @@ class Settings(BaseSettings):
     """What an operator can choose. Durations carry their unit in the name."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
         frozen=True,
         cli_prog_name="python -m service",
         cli_kebab_case=True,
@@ -71,6 +70,18 @@ class Settings(BaseSettings):
         "info", description="debug also logs every request that succeeded"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what is handed over, and before it the flags; never the process's environment behind our back."""
+        return (init_settings,)
+
     @field_validator("version_policy")
     @classmethod
     def _policy_is_known(cls, policy: str) -> str:
@@ -94,12 +105,13 @@ class Settings(BaseSettings):
 
 def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Read and validate all settings; flags win over the environment. Raises `SettingsError` with one line a fault."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    if unknown:
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    given = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+    if unknown := sorted(given.keys() - known.keys()):
         raise SettingsError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
+    values: dict[str, Any] = {known[name]: value for name, value in given.items()}
     try:
-        return Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # pydantic-settings' own parameter
+        return Settings(_cli_parse_args=list(arguments), **values)  # type: ignore[call-arg]  # pydantic-settings' own
     except ValidationError as error:
         faults = [_line(fault["loc"], fault["msg"], fault["input"]) for fault in error.errors()]
         raise SettingsError("\n".join(faults)) from None

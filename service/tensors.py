@@ -10,6 +10,7 @@ that nothing is nested deeper is checked apart. Only a body that fails is read a
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -22,7 +23,7 @@ from service.errors import InvalidRequest
 TraceLevel = Literal["layers", "gates"]
 
 _FIELDS = {"sequences", "trace"}
-_LARGEST = float(np.finfo(np.float32).max)
+_OVERFLOW = 2.0**128 - 2.0**103  # the smallest float64 that is infinite as float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,23 @@ class PredictDecoder:
         """Read `{"sequences": (B, T, F) ragged in T, "trace": …}`; raise `InvalidRequest` saying where it is wrong."""
         try:
             request = self._decode(body, input_size)
-        except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
+        except (
+            ValueError,
+            TypeError,
+            RuntimeError,
+            KeyError,
+            AttributeError,
+        ):  # what simdjson raises, by kind of fault
             request = None
             self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
         return request or _decode_slowly(body, input_size)
 
     def _decode(self, body: bytes, input_size: int) -> PredictRequest | None:
         document = self._parser.parse(body)
-        if not isinstance(document, simdjson.Object) or not _FIELDS.issuperset(document.keys()):
+        if not isinstance(document, simdjson.Object):
+            return None
+        fields = list(document.keys())  # a repeated one twice
+        if len(set(fields)) != len(fields) or not _FIELDS.issuperset(fields):
             return None
         sequences: Any = document["sequences"]
         lengths = []
@@ -104,7 +114,7 @@ class PredictDecoder:
             lengths.append(len(sequence))
         flat = np.frombuffer(sequences.as_buffer(of_type="d"))
         steps = sum(lengths)
-        # One bracket for the batch, one a sequence, one a step: any other number is a wrong rank or a repeated key.
+        # One bracket for the batch, one a sequence, one a step: any other number is a wrong rank.
         if not steps or min(lengths) == 0 or body.count(b"[") != 1 + len(lengths) + steps:
             return None
         with np.errstate(over="ignore"):
@@ -123,60 +133,61 @@ def encode_json(document: object) -> bytes:
 def _decode_slowly(body: bytes, input_size: int) -> PredictRequest:
     """Decode what the fast path refused; it is nearly always wrong, and then the first fault is named."""
     try:
-        document = json.loads(body, object_pairs_hook=_unique)
+        document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_int=float)
     except RecursionError:
         raise InvalidRequest("JSON is nested too deep; sequences are numbers in 3 levels of lists") from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"body is not UTF-8 at byte {error.start}") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidRequest(f"malformed JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidRequest(f"body must be an object with 'sequences', got {_kind(document)}")
+        raise InvalidRequest(f"body must be an object with 'sequences', got {_shown(document)}")
     if unknown := sorted(document.keys() - _FIELDS):
-        raise InvalidRequest(f"unknown field {unknown[0]!r}; allowed are 'sequences' and 'trace'")
+        raise InvalidRequest(f"unknown field {_shown(unknown[0])}; allowed are 'sequences' and 'trace'")
     if "sequences" not in document:
         raise InvalidRequest("'sequences' is missing")
     if not _is_trace_level(trace := document.get("trace", False)):
-        raise InvalidRequest(f"trace: got {trace!r}, allowed are false, 'layers' and 'gates'")
-    rows = _read_sequences(document["sequences"], input_size)
-    return PredictRequest(
-        Sequences(np.concatenate(rows), np.array([len(row) for row in rows], np.int64)), trace or None
-    )
-
-
-def _read_sequences(sequences: object, input_size: int) -> list[NDArray[np.float32]]:
-    return [
-        np.array(
-            [
-                _read_step(step, input_size, f"sequences[{i}][{t}]")
-                for t, step in enumerate(_filled_list(sequence, f"sequences[{i}]", "a list of time steps"))
-            ],
-            np.float32,
-        )
-        for i, sequence in enumerate(_filled_list(sequences, "sequences", "a list of sequences"))
+        raise InvalidRequest(f"trace: got {_shown(trace)}, allowed are false, 'layers' and 'gates'")
+    rows = [
+        _read_sequence(sequence, input_size, f"sequences[{i}]")
+        for i, sequence in enumerate(_filled_list(document["sequences"], "sequences", "a list of sequences"))
     ]
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return PredictRequest(Sequences(np.concatenate(rows), lengths), trace or None)
 
 
-def _read_step(step: object, input_size: int, place: str) -> list[float]:
-    if not isinstance(step, list):
-        raise InvalidRequest(f"{place}: must be a time step, a list of {input_size} numbers, got {_kind(step)}")
-    if len(step) != input_size:
-        raise InvalidRequest(f"{place}: {len(step)} features, the model takes {input_size}")
-    return [_read_value(value, f"{place}[{f}]") for f, value in enumerate(step)]
+def _read_sequence(sequence: object, input_size: int, place: str) -> NDArray[np.float32]:
+    """Check and convert one sequence `(T, F)`. Only a faulty one is walked value by value: a body may hold millions."""
+    steps = _filled_list(sequence, place, "a list of time steps")
+    for t, step in enumerate(steps):
+        if not isinstance(step, list):
+            raise InvalidRequest(
+                f"{place}[{t}]: must be a time step, a list of {input_size} numbers, got {_shown(step)}"
+            )
+        if len(step) != input_size:
+            raise InvalidRequest(f"{place}[{t}]: {len(step)} features, the model takes {input_size}")
+    if set(map(type, chain.from_iterable(steps))) == {float}:
+        with np.errstate(over="ignore"):
+            values = np.array(steps, np.float32)
+        if np.isfinite(values).all():
+            return values
+    raise _faulty_value(steps, place)
 
 
-def _read_value(value: object, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{place}: must be a number, got {_kind(value)}")
-    if not abs(value) <= _LARGEST:  # not a NaN either
-        got = f"{value:g}" if isinstance(value, float) else "a larger integer"
-        raise InvalidRequest(f"{place}: must be finite as a 32-bit float, got {got}")
-    return float(value)
+def _faulty_value(steps: list[list[object]], place: str) -> InvalidRequest:
+    """The error that names the first value of `steps` which is no finite float32."""
+    for t, step in enumerate(steps):
+        for f, value in enumerate(step):
+            if not isinstance(value, float):
+                return InvalidRequest(f"{place}[{t}][{f}]: must be a number, got {_shown(value)}")
+            if not abs(value) < _OVERFLOW:  # not a NaN either
+                return InvalidRequest(f"{place}[{t}][{f}]: must be finite as a 32-bit float, got {value:g}")
+    raise AssertionError("called for a sequence without a fault")
 
 
 def _filled_list(value: object, place: str, expected: str) -> list[Any]:
     if not isinstance(value, list):
-        raise InvalidRequest(f"{place}: must be {expected}, got {_kind(value)}")
+        raise InvalidRequest(f"{place}: must be {expected}, got {_shown(value)}")
     if not value:
         raise InvalidRequest(f"{place}: must not be empty")
     return value
@@ -193,6 +204,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def _shown(value: object) -> str:
+    """A JSON value as an error message shows it: short, whatever was sent."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else f"{value[:40]}…")
+    return {dict: "an object", list: "a list", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

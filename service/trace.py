@@ -11,11 +11,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from model.bundle import WEIGHTS, Bundle, lower_outputs, lstm_names
+from model.bundle import WEIGHTS, Bundle, BundleError, lower_outputs, lstm_names
 from service.backends import Array
 from service.tensors import Sequences, TraceLevel
 
@@ -44,14 +45,19 @@ class Tracer:
     """Computes traces for one model; holds its weights. Safe to call from several threads."""
 
     def __init__(self, bundle: Bundle) -> None:
+        """Read `bundle`'s weights; raise `BundleError` if they are not there."""
         self._manifest = bundle.manifest
-        with np.load(io.BytesIO(bundle.read(WEIGHTS)), allow_pickle=False) as weights:
-            suffixes = ("", "_reverse")[: self._manifest.num_directions]
-            self._layers = [
-                [_direction(weights, f"l{layer}{suffix}") for suffix in suffixes]
-                for layer in range(self._manifest.num_layers)
-            ]
-            self._linear: tuple[Array, Array] = weights["linear.weight"], weights["linear.bias"]
+        content = io.BytesIO(bundle.read(WEIGHTS))
+        suffixes = ("", "_reverse")[: self._manifest.num_directions]
+        try:
+            with np.load(content, allow_pickle=False) as weights:
+                self._layers = [
+                    [_direction(weights, f"l{layer}{suffix}") for suffix in suffixes]
+                    for layer in range(self._manifest.num_layers)
+                ]
+                self._linear: tuple[Array, Array] = weights["linear.weight"], weights["linear.bias"]
+        except (ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise BundleError(f"{bundle.folder / WEIGHTS}: does not hold the model's weights: {error}") from error
         self._mean = np.array(self._manifest.standardisation.mean, np.float32)
         self._std = np.array(self._manifest.standardisation.std, np.float32)
 
@@ -64,9 +70,11 @@ class Tracer:
         """How many numbers the traces of `sequences` hold."""
         manifest = self._manifest
         width = manifest.hidden_size * manifest.num_directions
-        arrays = 1 if level == "layers" else 2 + len(_GATES)
-        per_step = 2 * manifest.input_size + manifest.num_layers * width * arrays + len(manifest.labels)
-        return len(sequences.values) * per_step + len(sequences) * (width + 2 * len(manifest.labels))
+        classes = len(manifest.labels)
+        # Of each LSTM layer its hidden states, and with the gates its cell states.
+        arrays, classes_per_step = (1, 0) if level == "layers" else (2 + len(_GATES), classes)
+        per_step = 2 * manifest.input_size + manifest.num_layers * width * arrays + classes_per_step
+        return len(sequences.values) * per_step + len(sequences) * (width + 2 * classes)
 
     def trace(self, sequence: Array, row: dict[str, Array], level: TraceLevel, ends: Array | None) -> list[Layer]:
         """Trace one `sequence` (T, F) from its `row` of the graph's outputs, each without the batch axis, cut to T.

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from factories import make_bundle
+
+# Networks this small are 20 times slower on two threads than on one: a bundle takes 0.5 s, or 14.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

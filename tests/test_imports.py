@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # Each module of the service may import from those before it, never from those after it.
 SERVICE_ORDER = [
     "errors", "settings", "timing", "tensors", "metrics", "backends", "backends.onnx", "backends.torchscript", "policy",
-    "batcher", "trace", "engine", "registry", "keys", "readiness", "http", "api_v1", "edge", "openapi", "app", "logs",
+    "batcher", "trace", "engine", "registry", "keys", "readiness", "http", "openapi", "api_v1", "edge", "app", "logs",
     "server", "workers", "__main__",
 ]  # fmt: skip
 CHOOSERS = {"backends"}  # import what stands after them, inside a function, when it has been chosen
@@ -25,7 +25,7 @@ HOMES = {
     "simdjson": {"tensors.py"},
     "orjson": {"tensors.py", "api_v1.py"},
     "uvicorn": {"server.py"},
-    "pydantic": {"settings.py"},
+    "pydantic": {"api_v1.py", "settings.py"},
 }
 
 

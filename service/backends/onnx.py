@@ -23,10 +23,9 @@ class OnnxBackend:
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self.device: DeviceName = runtime.device
         provider = _PROVIDERS[runtime.device]
+        content = bundle.read(ONNX)
         try:
-            self._session = ort.InferenceSession(
-                bundle.read(ONNX), _session_options(runtime.threads), providers=[provider]
-            )
+            self._session = ort.InferenceSession(content, _session_options(runtime.threads), providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no class but Exception
             raise BundleError(f"{bundle.folder / ONNX}: onnxruntime refuses it: {error}") from error
         # Without its libraries or a device, CUDA is left out with no more than a warning.

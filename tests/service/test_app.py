@@ -1,0 +1,112 @@
+"""The whole service: from starting over ready to draining, and the pages beside the API."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from serving import BODY, PREDICT, ask, serving
+
+from service.app import Service
+from service.backends import Runtime
+from service.readiness import Readiness
+from service.settings import SettingsError, load_settings
+
+
+def test_before_it_has_loaded_it_is_live_but_not_ready(repository: Path) -> None:
+    async def run() -> None:
+        async with serving(repository, load=False) as served:
+            assert (await served.client.get("/health/live")).json() == {"live": True}
+            for method, path in (
+                ("GET", "/health/ready"),
+                ("POST", PREDICT),
+                ("POST", "/v1/predict"),
+                ("GET", "/v1/models"),
+            ):
+                response = await served.client.request(method, path, json=BODY if method == "POST" else None)
+                assert response.status_code == 503, path
+                assert response.headers["retry-after"] == "1"
+                assert "still loading" in response.json()["error"]
+            await served.service.load()
+            assert (await served.client.get("/health/ready")).json() == {"ready": True}
+            assert (await served.client.post(PREDICT, json=BODY)).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_while_draining_it_is_live_not_ready_and_answers_with_a_farewell(repository: Path) -> None:
+    async def run() -> None:
+        async with serving(repository) as served:
+            assert "connection" not in (await served.client.post(PREDICT, json=BODY)).headers
+            served.service.drain()
+            ready = await served.client.get("/health/ready")
+            assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+            assert ready.json() == {"error": "not ready: shutting down"}
+            assert (await served.client.get("/health/live")).status_code == 200
+            last = await served.client.post(PREDICT, json=BODY)
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
+
+    asyncio.run(run())
+
+
+def test_told_to_stop_while_it_loads_it_does_not_become_ready(repository: Path) -> None:
+    async def run() -> None:
+        async with serving(repository, load=False) as served:
+            served.service.drain()
+            await served.service.load()
+            assert (await served.client.get("/health/ready")).status_code == 503
+
+    asyncio.run(run())
+
+
+def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
+    response = ask(tmp_path, "GET", "/health/ready")
+    assert response.status_code == 503
+    assert "python -m model train" in response.json()["error"]
+
+
+def test_the_scrape_can_be_parsed_and_counts_what_was_asked(repository: Path) -> None:
+    async def run() -> None:
+        async with serving(repository) as served:
+            await served.client.post(PREDICT, json=BODY)
+            await served.client.post("/v1/models/invented/predict", json=BODY)
+            await served.client.get("/v1/models/invented/versions/7")
+            scrape = await served.client.get("/metrics")
+            assert scrape.headers["content-type"].startswith("text/plain; version=")
+            families = list(text_string_to_metric_families(scrape.text))
+            models = {
+                label for family in families for s in family.samples for label in [s.labels.get("model")] if label
+            }
+            assert models == {"tiny", "stacked", "bidirectional", "both"}
+            assert "invented" not in scrape.text
+            count = {"model": "tiny", "version": "1", "api": "v1", "code": "200"}
+            assert await served.metric("lstm_requests_total", **count) == 1
+            lost = {"model": "", "version": "", "api": "v1", "code": "404"}
+            assert await served.metric("lstm_requests_total", **lost) == 2
+            assert await served.metric("lstm_rejected_total", reason="not_found") == 1, "of inference paths"
+            assert await served.metric("lstm_sequence_length_sum") == 3
+            assert await served.metric("lstm_prediction_confidence_count") == 2
+
+    asyncio.run(run())
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(repository: Path) -> None:
+    async def run() -> None:
+        async with serving(repository) as served:
+            assert (await served.client.get("/")).headers["location"] == "/docs"
+            page = (await served.client.get("/docs")).text
+            assert "http://" not in page
+            assert "https://" not in page
+            for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
+                assert f"static/swagger-ui/{asset}" in page
+                assert (await served.client.get(f"/static/swagger-ui/{asset}")).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_file_without_keys_ends_the_start(repository: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "keys"
+    empty.write_text("")
+    settings = load_settings([f"--repository={repository}", f"--api-keys-file={empty}"], {})
+    with pytest.raises(SettingsError, match="holds no key"):
+        Service(settings, Runtime("onnx", "cpu", 1), Readiness(1))

@@ -1,0 +1,215 @@
+"""`service.backends`: two runtimes, one behaviour."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.bundle import ONNX, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
+from service import backends
+from service.backends import BackendError, Batch, Runtime, choose_runtime, load_backend
+from service.engine import load
+
+KINDS = ("tiny", "stacked", "bidirectional", "both")
+FILES = {"onnx": ONNX, "torchscript": TORCHSCRIPT}
+
+
+def open_kind(repository: Path, kind: str) -> Bundle:
+    return open_bundle(repository / kind / "1")
+
+
+def make_batch(bundle: Bundle, lengths: list[int], seed: int = 0) -> Batch:
+    """A ragged batch with garbage in its padding and a state that is not zero."""
+    rng = np.random.default_rng(seed)
+    manifest = bundle.manifest
+    state = (manifest.num_layers * manifest.num_directions, len(lengths), manifest.hidden_size)
+    return Batch(
+        rng.normal(size=(len(lengths), max(lengths), manifest.input_size)).astype(np.float32),
+        np.array(lengths, np.int64),
+        rng.normal(size=state).astype(np.float32),
+        rng.normal(size=state).astype(np.float32),
+    )
+
+
+def republish(good: Bundle, repository: Path, changed: dict[str, bytes]) -> Bundle:
+    """`good` with other files, whose hashes its manifest vouches for."""
+    files = {name: good.read(name) for name in good.manifest.files} | changed
+    return publish(
+        repository,
+        good.manifest.name,
+        files,
+        lambda version, entries: good.manifest.model_copy(update={"version": version, "files": entries}),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_runtimes_give_the_same_for_every_output(repository: Path, kind: str) -> None:
+    bundle = open_kind(repository, kind)
+    onnx, torchscript = (load_backend(bundle, Runtime(name, "cpu", 1)) for name in ("onnx", "torchscript"))
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 99))
+    def agree(lengths: list[int], seed: int) -> None:
+        batch = make_batch(bundle, lengths, seed)
+        results = [backend.run(batch, bundle.manifest.outputs) for backend in (onnx, torchscript)]
+        for name in bundle.manifest.outputs:
+            one, other = (result[name] for result in results)
+            assert one.dtype == other.dtype == np.float32
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5, err_msg=name)
+
+    agree()
+
+
+@pytest.mark.parametrize("backend", FILES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_was_asked_for_comes_back(repository: Path, kind: str, backend: str) -> None:
+    bundle = open_kind(repository, kind)
+    loaded = load_backend(bundle, Runtime(backend, "cpu", 1))
+    batch = make_batch(bundle, [3, 1])
+    every = loaded.run(batch, bundle.manifest.outputs)
+    some = loaded.run(batch, ["cn", "probabilities"])
+    assert some.keys() == {"cn", "probabilities"}
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, every[name])
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_a_backend_says_what_it_is_and_where_it_computes(repository: Path, backend: str) -> None:
+    loaded = load_backend(open_kind(repository, "tiny"), Runtime(backend, "cpu", 1))
+    assert (loaded.name, loaded.device) == (backend, "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("backend", FILES)
+def test_a_graph_that_the_runtime_refuses_is_named(
+    repository: Path, tmp_path: Path, backend: str, content: bytes
+) -> None:
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: content})
+    with pytest.raises(BundleError, match=f"{FILES[backend]}: .* refuses it"):
+        load_backend(bundle, Runtime(backend, "cpu", 1))
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_a_file_that_was_changed_since_is_not_blamed_on_the_runtime(
+    repository: Path, tmp_path: Path, backend: str
+) -> None:
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {})
+    (bundle.folder / FILES[backend]).write_bytes(b"swapped")
+    with pytest.raises(BundleError, match=f"{FILES[backend]}: content differs") as raised:
+        load_backend(bundle, Runtime(backend, "cpu", 1))
+    assert "refuses" not in str(raised.value)
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_another_models_graph_is_refused_before_it_is_served(repository: Path, tmp_path: Path, backend: str) -> None:
+    other = open_kind(repository, "both").read(FILES[backend])
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: other})
+    with pytest.raises(BundleError, match=f"{bundle.folder}: {backend} fails to run its graph"):
+        load(bundle, Runtime(backend, "cpu", 1), max_rows=4)
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_cuda_asked_for_and_missing_is_an_error_that_says_why(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_cuda_missing", lambda name: f"{name} finds no device")
+    with pytest.raises(BackendError, match=f"device cuda was asked for .*: {backend} finds no device"):
+        choose_runtime(backend, "cuda", threads=1)
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_this_installation_says_whether_it_can_use_cuda(backend: str) -> None:
+    try:
+        assert choose_runtime(backend, "cuda", threads=1).device == "cuda"
+    except BackendError as error:
+        assert str(error).startswith("device cuda was asked for and cannot be used: ")  # noqa: PT017
+
+
+def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no device")
+    with caplog.at_level(logging.INFO, "service.backends"):
+        assert choose_runtime("auto", "auto", threads=3) == Runtime("onnx", "cpu", 3)
+    assert caplog.messages == [
+        "backend auto: onnx, which every installation has",
+        "device auto: cpu, since there is no device",
+    ]
+
+
+def test_auto_takes_a_device_that_is_there(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "")
+    with caplog.at_level(logging.INFO, "service.backends"):
+        assert choose_runtime("onnx", "auto", threads=1) == Runtime("onnx", "cuda", 1)
+    assert caplog.messages == ["device auto: cuda, which the runtime offers"]
+
+
+def test_what_is_asked_for_by_name_is_taken_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "service.backends"):
+        assert choose_runtime("torchscript", "cpu", threads=2) == Runtime("torchscript", "cpu", 2)
+    assert caplog.messages == []
+
+
+def run_python(source: str) -> str:
+    result = subprocess.run([sys.executable, "-W", "error", "-c", source], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+_WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; "  # makes `import torch` fail, as if it were not installed
+
+
+def test_torchscript_without_torch_is_an_error_that_says_what_to_install() -> None:
+    message = run_python(
+        _WITHOUT_TORCH
+        + """
+from service.backends import BackendError, choose_runtime
+try:
+    choose_runtime("torchscript", "cpu", threads=1)
+except BackendError as error:
+    print(error)
+"""
+    )
+    assert message == "backend torchscript needs torch, which is not installed: pip install 'lstm-serve[torch]'"
+
+
+def test_onnx_is_served_without_torch_and_without_anything_that_only_training_needs(repository: Path) -> None:
+    imported = run_python(
+        _WITHOUT_TORCH
+        + f"""
+import asyncio
+from pathlib import Path
+import numpy as np
+import service.app
+from model.bundle import open_bundle
+from service.backends import choose_runtime
+from service.batcher import QueueLimits
+from service.engine import Engine, EngineLimits, load
+from service.metrics import Metrics
+from service.policy import Limits
+from service.tensors import Sequences
+from service.timing import Timing
+
+async def serve():
+    bundle = open_bundle(Path({str(repository)!r}) / "both" / "1")
+    loaded = load(bundle, choose_runtime("auto", "cpu", threads=1), max_rows=2)
+    limits = EngineLimits(Limits(4, 100), QueueLimits(9, 900), 50, 99999)
+    engine = Engine(loaded, limits=limits, metrics=Metrics())
+    sequences = Sequences(np.ones((5, 3), np.float32), np.array([2, 3]))
+    prediction = await engine.predict(sequences, "gates", timeout_s=60, timing=Timing.start())
+    assert prediction.probabilities.shape == (2, 3)
+    await engine.close()
+
+asyncio.run(serve())
+print(*(name for name, module in sys.modules.items() if module is not None))
+"""
+    ).split()
+    packages = {name.partition(".")[0] for name in imported}
+    assert not packages & {"torch", "onnx", "pandas", "pyarrow", "aeon", "sklearn", "scipy", "rich"}
+    assert {name for name in imported if name.startswith("model")} == {
+        "model",
+        "model.bundle",
+        "model.bundle.manifest",
+        "model.bundle.storage",
+    }

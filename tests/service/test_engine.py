@@ -1,0 +1,226 @@
+"""`service.engine`: real models behind a backend that counts, on a loop with a fake clock."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import fake_clock
+import numpy as np
+import pytest
+from fake_backend import CountingBackend, Gate
+from fake_clock import FakeClock, settle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.bundle import Bundle, open_bundle
+from service import engine as engine_module
+from service.backends import Array, Batch, Runtime, load_backend
+from service.batcher import QueueLimits
+from service.engine import Engine, EngineLimits, Loaded, Prediction, load
+from service.errors import DeadlineExceeded, TooLarge
+from service.metrics import Metrics
+from service.policy import Limits
+from service.tensors import Sequences, TraceLevel
+from service.timing import Timing
+from service.trace import Layer, Tracer
+
+ONNX = Runtime("onnx", "cpu", 1)
+LIMITS = EngineLimits(Limits(8, 200), QueueLimits(100, 10_000), max_sequence_length=20, max_trace_values=20_000)
+
+
+class GatedTracer(Tracer):
+    """Traces behind a gate."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.gate = Gate()
+
+    def trace(self, sequence: Array, row: dict[str, Array], level: TraceLevel, ends: Array | None) -> list[Layer]:
+        self.gate.go_through()
+        return super().trace(sequence, row, level, ends)
+
+
+class Setup:
+    """An engine over the bundle of this kind, and what it is made of."""
+
+    def __init__(self, repository: Path, kind: str = "tiny", limits: EngineLimits = LIMITS) -> None:
+        bundle = open_bundle(repository / kind / "1")
+        self.backend = CountingBackend(load_backend(bundle, ONNX))
+        self.tracer = GatedTracer(bundle)
+        self.engine = Engine(Loaded(bundle, self.backend, self.tracer, b"", 0.0), limits=limits, metrics=Metrics())
+
+    def ask(
+        self, lengths: list[int], trace: TraceLevel | None = None, *, timeout_s: float = 30.0, seed: int = 0
+    ) -> asyncio.Task[Prediction]:
+        sequences = make_sequences(lengths, seed)
+        return asyncio.create_task(self.engine.predict(sequences, trace, timeout_s=timeout_s, timing=Timing.start()))
+
+
+def make_sequences(lengths: list[int], seed: int = 0) -> Sequences:
+    values = np.random.default_rng(seed).normal(size=(sum(lengths), 3)).astype(np.float32)
+    return Sequences(values, np.array(lengths, np.int64))
+
+
+@pytest.mark.parametrize("level", ["layers", "gates"])
+def test_a_traced_request_shares_its_batch_with_untraced_ones(repository: Path, level: TraceLevel) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository)
+        traced, *others = await asyncio.gather(setup.ask([3], level), setup.ask([2]), setup.ask([4, 1]))
+        assert [len(batch.lengths) for batch in setup.backend.batches] == [4]
+        assert traced.traces is not None
+        assert [other.traces for other in others] == [None, None]
+
+    fake_clock.run(test)
+
+
+def test_without_a_trace_nothing_but_probabilities_is_asked_of_the_backend(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository)
+        await setup.ask([3])
+        assert setup.backend.outputs == [("probabilities",)]
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "bidirectional"])
+def test_untraced_requests_do_not_wait_for_a_trace(repository: Path, kind: str) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository, kind)
+        setup.tracer.gate.close()
+        traced, neighbour = setup.ask([3], "gates"), setup.ask([2])
+        await neighbour
+        await setup.tracer.gate.has_been_entered()
+        await setup.ask([5])
+        assert not traced.done()
+        setup.tracer.gate.open()
+        assert (await traced).traces
+
+    fake_clock.run(test)
+
+
+def test_the_deadline_holds_for_the_trace_too(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        setup = Setup(repository)
+        setup.tracer.gate.close()
+        traced = setup.ask([3], "gates", timeout_s=5.0)
+        await setup.tracer.gate.has_been_entered()
+        await clock.advance(5.0)
+        with pytest.raises(DeadlineExceeded, match="before it was traced"):
+            await traced
+        setup.tracer.gate.open()
+        assert (await setup.ask([3], "gates")).traces
+
+    fake_clock.run(test)
+
+
+def test_the_deadline_holds_for_the_runs_that_only_a_trace_needs(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        setup = Setup(repository, "bidirectional")
+        setup.backend.gate.close()
+        setup.backend.hangs_after = 1
+        traced = setup.ask([3], "gates", timeout_s=5.0)
+        await setup.backend.gate.has_been_entered()
+        await clock.advance(3.0)
+        setup.backend.gate.open()
+        await setup.backend.gate.has_been_entered()
+        await clock.advance(2.0)
+        with pytest.raises(DeadlineExceeded):
+            await traced
+        setup.backend.gate.open()
+
+    fake_clock.run(test)
+
+
+def test_what_was_computed_before_the_engine_closed_is_still_traced(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository)
+        setup.backend.gate.close()
+        traced = setup.ask([3, 2], "gates")
+        await setup.backend.gate.has_been_entered()
+        closing = asyncio.create_task(setup.engine.close())
+        await settle()
+        setup.backend.gate.open()
+        await closing
+        prediction = await traced
+        assert prediction.traces is not None
+        assert len(prediction.traces) == 2
+
+    fake_clock.run(test)
+
+
+def test_a_sequence_that_is_too_long_is_named(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository)
+        with pytest.raises(TooLarge, match=r"sequences\[2\]: 21 time steps, at most 20 are taken"):
+            await setup.ask([3, 20, 21])
+        assert setup.backend.batches == []
+        assert len((await setup.ask([3, 20])).probabilities) == 2
+
+    fake_clock.run(test)
+
+
+def test_a_trace_that_is_too_large_is_refused_with_its_size(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        size = Tracer(open_bundle(repository / "tiny" / "1")).size(make_sequences([9, 9]), "gates")
+        setup = Setup(repository, limits=replace(LIMITS, max_trace_values=size - 1))
+        with pytest.raises(TooLarge, match=f"{size} values, at most {size - 1}"):
+            await setup.ask([9, 9], "gates")
+        assert setup.backend.batches == []
+        assert (await setup.ask([9, 8], "gates")).traces
+        assert (await setup.ask([9, 9], "layers")).traces
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "both"])
+def test_a_row_is_answered_the_same_alone_as_in_any_batch(repository: Path, kind: str) -> None:
+    @settings(max_examples=15, deadline=None)
+    @given(st.lists(st.integers(1, 20), min_size=2, max_size=20), st.integers(0, 99))
+    def invariant(lengths: list[int], seed: int) -> None:
+        async def test(_: FakeClock) -> None:
+            setup = Setup(repository, kind)
+            together = await setup.ask(lengths, seed=seed)
+            for row, sequence in enumerate(make_sequences(lengths, seed)):
+                alone = await setup.engine.predict(
+                    Sequences(sequence, np.array([len(sequence)])), None, timeout_s=30, timing=Timing.start()
+                )
+                np.testing.assert_allclose(together.probabilities[row], alone.probabilities[0], rtol=0, atol=1e-6)
+
+        fake_clock.run(test)
+
+    invariant()
+
+
+@pytest.mark.parametrize("level", ["layers", "gates"])
+@pytest.mark.parametrize("kind", ["tiny", "both"])
+def test_a_traced_answer_is_the_untraced_answer(repository: Path, kind: str, level: TraceLevel) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository, kind)
+        lengths = [4, 1, 7, *range(1, 15)]  # more than one batch holds
+        traced, untraced = await setup.ask(lengths, level), await setup.ask(lengths)
+        np.testing.assert_allclose(traced.probabilities, untraced.probabilities, rtol=0, atol=1e-6)
+        assert traced.traces is not None
+        for layers, row, length in zip(traced.traces, untraced.probabilities, lengths, strict=True):
+            arrays = {layer.name: layer.values for layer in layers}
+            assert arrays["input_sequence"].shape == (length, 3)
+            np.testing.assert_allclose(arrays["softmax"], row, rtol=0, atol=1e-6)
+
+    fake_clock.run(test)
+
+
+def test_the_shapes_to_come_are_run_before_anything_is_served(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(repository / "both" / "1")
+    backend = CountingBackend(load_backend(bundle, ONNX))
+    monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
+    loaded = load(bundle, ONNX, max_rows=8)
+    data = bundle.manifest.data
+
+    def shape(batch: Batch) -> tuple[int, ...]:
+        return batch.sequences.shape[:2]
+
+    assert {shape(batch) for batch in backend.batches} == {
+        (rows, steps) for rows in (1, 2, 8) for steps in (data.min_length, data.max_length)
+    }
+    assert loaded.duration_s > 0

@@ -1,0 +1,167 @@
+"""Metrics: the names, labels and units of the contract, and what each call books."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Metrics
+from service.timing import STAGES, Timing
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+CONTRACT = {
+    "lstm_requests": ("counter", {"model", "version", "api", "code"}),
+    "lstm_request_duration_seconds": ("histogram", set()),
+    "lstm_stage_duration_seconds": ("histogram", {"stage"}),
+    "lstm_batch_size": ("histogram", set()),
+    "lstm_batch_padding_ratio": ("histogram", set()),
+    "lstm_sequence_length": ("histogram", set()),
+    "lstm_queue_size": ("gauge", set()),
+    "lstm_rejected": ("counter", {"reason"}),
+    "lstm_dropped": ("counter", {"reason"}),
+    "lstm_predictions": ("counter", {"model", "version", "label"}),
+    "lstm_prediction_confidence": ("histogram", set()),
+    "lstm_model_info": ("gauge", {"model", "version", "backend", "device"}),
+    "lstm_model_load_duration_seconds": ("histogram", set()),
+}
+
+
+def scrape(exposition: bytes) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(exposition.decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return scrape(metrics.render())[name, frozenset(labels.items())]
+
+
+def bounds(metrics: Metrics, name: str) -> list[float]:
+    """The finite upper bounds of a histogram's buckets, ascending."""
+    found = {float(dict(labels)["le"]) for (sample, labels) in scrape(metrics.render()) if sample == f"{name}_bucket"}
+    return sorted(found - {float("inf")})
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics()
+    made.answered(model="m", version="1", api="v1", status=200)
+    made.finished(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
+    made.rejected("queue_full")
+    made.dropped("deadline")
+    made.queue_changed(3)
+    made.queue_changed(-1)
+    made.ran(np.array([4, 2, 2]))
+    made.predicted("m", "1", ("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
+    made.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
+    return made
+
+
+def test_names_types_and_labels_are_those_of_the_contract(metrics: Metrics) -> None:
+    families = {
+        family.name: (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+        for family in text_string_to_metric_families(metrics.render().decode())
+        if family.name.startswith("lstm_")
+    }
+    assert families == CONTRACT
+
+
+def test_each_call_is_booked_in_base_units(metrics: Metrics) -> None:
+    assert value(metrics, "lstm_requests_total", model="m", version="1", api="v1", code="200") == 1
+    assert value(metrics, "lstm_request_duration_seconds_sum") == 21
+    stages = [value(metrics, "lstm_stage_duration_seconds_sum", stage=stage) for stage in STAGES]
+    assert stages == [1, 2, 3, 4, 5, 6]
+    assert value(metrics, "lstm_rejected_total", reason="queue_full") == 1
+    assert value(metrics, "lstm_dropped_total", reason="deadline") == 1
+    assert value(metrics, "lstm_queue_size") == 2
+    assert value(metrics, "lstm_batch_size_sum") == 3
+    assert value(metrics, "lstm_batch_padding_ratio_sum") == pytest.approx(1 - 8 / 12)
+    assert value(metrics, "lstm_sequence_length_sum") == 8
+    assert value(metrics, "lstm_sequence_length_count") == 3
+    assert value(metrics, "lstm_predictions_total", model="m", version="1", label="a") == 1
+    assert value(metrics, "lstm_predictions_total", model="m", version="1", label="b") == 2
+    assert value(metrics, "lstm_prediction_confidence_sum") == 2.125
+    assert value(metrics, "lstm_model_info", model="m", version="1", backend="onnx", device="cpu") == 1
+    assert value(metrics, "lstm_model_load_duration_seconds_sum") == 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm_request_duration_seconds", "lstm_stage_duration_seconds", "lstm_model_load_duration_seconds"]
+)
+def test_duration_buckets_are_geometric_from_100_microseconds(name: str, metrics: Metrics) -> None:
+    upper = bounds(metrics, name)
+    assert upper[0] == pytest.approx(100e-6)
+    assert upper[-1] > 10
+    assert np.diff(np.log2(upper)) == pytest.approx(np.ones(len(upper) - 1))
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))
+def test_booking_many_at_once_is_the_same_as_one_by_one(lengths: list[int]) -> None:
+    metrics = Metrics()
+    name = "lstm_sequence_length"
+    one_by_one = Histogram(name, "", buckets=bounds(metrics, name), registry=None)
+    for length in lengths:
+        one_by_one.observe(length)
+    metrics.ran(np.array(lengths))
+    expected = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in one_by_one.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+    assert {key: got for key, got in scrape(metrics.render()).items() if key[0].startswith(name)} == expected
+
+
+def test_two_sets_of_metrics_share_nothing(metrics: Metrics) -> None:
+    other = Metrics()
+    assert value(other, "lstm_queue_size") == 0
+    assert value(metrics, "lstm_queue_size") == 2
+
+
+TWO_PROCESSES = """
+import os, sys
+import numpy as np
+from service.metrics import Metrics
+
+def work():
+    metrics = Metrics()
+    metrics.answered(model="m", version="1", api="v1", status=200)
+    metrics.ran(np.array([2, 3]))
+    metrics.queue_changed(4)
+    metrics.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
+    return metrics
+
+if (process_id := os.fork()) == 0:
+    work()
+    os._exit(0)
+os.waitpid(process_id, 0)
+sys.stdout.buffer.write(work().render())
+"""
+
+
+def test_one_scrape_adds_up_all_processes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_PROCESSES],
+        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    samples = scrape(done.stdout)
+    labels = frozenset({"model": "m", "version": "1", "api": "v1", "code": "200"}.items())
+    assert samples["lstm_requests_total", labels] == 2
+    assert samples["lstm_sequence_length_count", frozenset()] == 4
+    assert samples["lstm_sequence_length_sum", frozenset()] == 10
+    assert samples["lstm_queue_size", frozenset()] == 8
+    where = frozenset({"model": "m", "version": "1", "backend": "onnx", "device": "cpu"}.items())
+    assert samples["lstm_model_info", where] == 1

@@ -1,0 +1,57 @@
+"""Readiness: one byte a worker, seen by all of them."""
+
+import os
+
+import pytest
+
+from service.readiness import Readiness, WorkerState
+
+# Python 3.12 warns of any fork beside threads; this child only writes one byte.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+def in_child(readiness: Readiness, index: int, state: WorkerState) -> None:
+    """Let worker `index`, a forked process, come to `state` and end."""
+    if (process_id := os.fork()) == 0:
+        try:
+            readiness.become_worker(index)
+            readiness.set(state)
+        finally:
+            os._exit(0)
+    os.waitpid(process_id, 0)
+
+
+def test_it_is_ready_when_every_worker_serves() -> None:
+    readiness = Readiness(2)
+    assert not readiness.ready
+    in_child(readiness, 0, WorkerState.SERVING)
+    assert not readiness.ready
+    assert (readiness.has_served(0), readiness.has_served(1)) == (True, False)
+    in_child(readiness, 1, WorkerState.SERVING)
+    assert readiness.ready
+
+
+def test_one_draining_worker_makes_all_not_ready() -> None:
+    readiness = Readiness(2)
+    in_child(readiness, 1, WorkerState.SERVING)
+    readiness.become_worker(0)
+    readiness.set(WorkerState.SERVING)
+    in_child(readiness, 1, WorkerState.DRAINING)
+    assert not readiness.ready
+    assert readiness.state is WorkerState.SERVING
+    assert readiness.has_served(1)
+
+
+def test_a_worker_that_follows_a_drained_one_is_not_draining() -> None:
+    readiness = Readiness(1)
+    in_child(readiness, 0, WorkerState.DRAINING)
+    readiness.become_worker(0)
+    assert readiness.state is WorkerState.SERVING
+    assert readiness.ready
+
+
+def test_a_worker_that_follows_one_that_never_served_has_not_served_either() -> None:
+    readiness = Readiness(1)
+    readiness.become_worker(0)
+    assert readiness.state is WorkerState.STARTING
+    assert not readiness.has_served(0)

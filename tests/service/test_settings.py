@@ -1,0 +1,153 @@
+"""Settings: where they come from, what is refused, and how many CPUs this process may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, available_cpus, load_settings
+
+
+def refusal(*arguments: str, **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(arguments, environ)
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_fields() -> None:
+    settings = load_settings([], {})
+    assert {name: getattr(settings, name) for name in Settings.model_fields} == {
+        name: field.default for name, field in Settings.model_fields.items()
+    }
+    assert (settings.repository, settings.port, settings.max_queue_delay_ms) == (Path("bundles"), 8000, 0)
+
+
+def test_the_environment_is_read() -> None:
+    environ = {"LSTM_PORT": "9", "LSTM_REPOSITORY": "/r", "LSTM_MAX_QUEUE_DELAY_MS": "2.5", "LSTM_BACKEND": "onnx"}
+    settings = load_settings([], environ | {"PORT": "7", "HOST": "elsewhere"})
+    assert (settings.port, settings.repository, settings.max_queue_delay_ms) == (9, Path("/r"), 2.5)
+    assert (settings.backend, settings.host) == ("onnx", "127.0.0.1")
+
+
+def test_flags_win_over_the_environment() -> None:
+    settings = load_settings(["--port", "5", "--max-batch-size=7"], {"LSTM_PORT": "9", "LSTM_HOST": "::1"})
+    assert (settings.port, settings.max_batch_size, settings.host) == (5, 7, "::1")
+
+
+def test_only_the_environment_that_is_handed_over_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSTM_PORT", "9")
+    monkeypatch.setenv("LSTM_NO_SUCH", "1")
+    monkeypatch.setenv("PORT", "9")
+    assert load_settings([], {}).port == 8000
+    assert load_settings([], {"LSTM_PORT": "7"}).port == 7
+
+
+@pytest.mark.parametrize("name", ["LSTM_PROT", "LSTM_", "LSTM_MODEL", "lstm_prot", "lstm_port"])
+def test_an_unknown_setting_is_refused_and_those_that_exist_are_told(name: str) -> None:
+    message = refusal(**{name: "1", "LSTM_PORT": "9"})
+    assert message.startswith(f"{name}: no such setting")
+    assert "LSTM_PORT" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "http"),
+        ("workers", "0"),
+        ("threads", "0"),
+        ("threads", ""),
+        ("max_batch_size", "0"),
+        ("max_batch_steps", "0"),
+        ("max_queue_delay_ms", "-0.1"),
+        ("max_queue_delay_ms", "60001"),
+        ("max_queue_delay_ms", "nan"),
+        ("max_queue_size", "0"),
+        ("max_queue_steps", "0"),
+        ("request_timeout_ms", "0"),
+        ("request_timeout_ms", "86400001"),
+        ("request_timeout_ms", "inf"),
+        ("max_body_bytes", "0"),
+        ("max_sequence_length", "0"),
+        ("max_trace_values", "0"),
+        ("drain_timeout_s", "-1"),
+        ("drain_timeout_s", "3601"),
+        ("backend", "tensorflow"),
+        ("device", "tpu"),
+        ("log_format", "xml"),
+        ("log_level", "trace"),
+        ("version_policy", "newest"),
+        ("version_policy", "latest:0"),
+        ("version_policy", "latest:"),
+        ("version_policy", "0"),
+        ("version_policy", "1,"),
+        ("version_policy", "1, 2"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: str) -> None:
+    for message in (refusal(**{f"LSTM_{name.upper()}": value}), refusal(f"--{name.replace('_', '-')}={value}")):
+        assert f"LSTM_{name.upper()} (--{name.replace('_', '-')}): " in message
+        assert message.endswith(f", got {value!r}")
+
+
+def test_every_fault_has_its_line() -> None:
+    lines = refusal(LSTM_PORT="x", LSTM_WORKERS="0").splitlines()
+    assert [line.split()[0] for line in lines] == ["LSTM_PORT", "LSTM_WORKERS"]
+
+
+@pytest.mark.parametrize("name", ["max_batch_steps", "max_queue_steps"])
+def test_one_sequence_of_the_greatest_length_must_fit(name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    assert load_settings(["--max-sequence-length=50", f"{flag}=50"], {}).max_sequence_length == 50
+    assert refusal("--max-sequence-length=51", f"{flag}=50") == f"max_sequence_length=51 is over {name}=50"
+
+
+@pytest.mark.parametrize("policy", ["all", "latest", "latest:1", "latest:12", "1", "3,1,20"])
+def test_each_version_policy_is_taken(policy: str) -> None:
+    assert load_settings(["--version-policy", policy], {}).version_policy == policy
+
+
+def test_help_lists_every_setting_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(["--help"], {})
+    assert caught.value.code == 0
+    listed = capsys.readouterr().out
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')} " not in listed] == []
+
+
+def test_an_unknown_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(["--prot", "1"], {})
+    assert caught.value.code == 2
+    assert "--prot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "cpus"),
+    [
+        ("max 100000\n", 8),
+        ("150000 100000\n", 2),
+        ("400000 100000\n", 4),
+        ("10000 100000\n", 1),
+        ("6400000 100000\n", 8),
+        ("nonsense", 8),
+        (None, 8),
+    ],
+)
+def test_cpus_are_the_affinity_capped_by_the_quota(
+    cpu_max: str | None, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    file = tmp_path / "cpu.max"
+    if cpu_max is not None:
+        file.write_text(cpu_max)
+    assert available_cpus(file) == cpus
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 8), (3, 2), (8, 1), (20, 1)])
+def test_cpus_are_shared_out_over_the_workers(workers: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda: 8)
+    assert load_settings([f"--workers={workers}"], {}).threads_per_worker == threads
+    assert load_settings([f"--workers={workers}", "--threads=5"], {}).threads_per_worker == 5
