@@ -4,7 +4,7 @@ which describes the models, are FastAPI routes.
 
 import asyncio
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from model.bundle import Epoch, Examples, Stage
 from service import openapi
 from service.backends import Array, BackendName, DeviceName
-from service.engine import Engine
+from service.engine import Engine, Query
 from service.http import Request, Response
 from service.registry import Registry
 from service.settings import Settings
@@ -25,7 +25,9 @@ from service.trace import Layer
 
 
 class PredictApi:
-    """Answers predict requests: bytes to `Sequences`, one call of the engine, a `Prediction` to bytes."""
+    """Answers predict requests: bytes to a `Query`, one call of the engine, a `Prediction` to bytes."""
+
+    name: Final = "v1"
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
@@ -47,15 +49,14 @@ class PredictApi:
                 return self._registry.find(name, version)
         return None
 
-    async def predict(self, request: Request, engine: Engine) -> Response:
+    async def answer(self, request: Request, engine: Engine) -> Response:
         """Answer one request; raise a `ServiceError` for whatever goes wrong."""
         body = await request.body(max_bytes=self._max_body_bytes)
         timing = Timing.start()
         decoded = self._decoder.decode(body, input_size=engine.manifest.input_size)
+        query = Query(decoded.sequences, self._timeout_s, trace=decoded.trace)
         async with request.cancelled_when_gone():
-            prediction = await engine.predict(
-                decoded.sequences, decoded.trace, timeout_s=self._timeout_s, timing=timing
-            )
+            prediction = await engine.predict(query, timing)
             document = _prediction_document(engine, prediction.probabilities)
             if prediction.traces is not None:
                 document["traces"] = await asyncio.to_thread(_encode_traces, prediction.traces)

@@ -9,6 +9,8 @@ time is the loop's clock (monotonic), and only `_compute` happens elsewhere.
 
 import asyncio
 import logging
+import math
+from bisect import insort
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +22,9 @@ from numpy.typing import NDArray
 from service import policy
 from service.backends import Array, Backend, Batch
 from service.errors import DeadlineExceeded, InternalError, QueueFull, TooLarge, Unavailable
-from service.metrics import Metrics
+from service.metrics import ModelMetrics
 from service.policy import Limits
-from service.tensors import Sequences, pad
+from service.tensors import Sequences, join_states, pad
 from service.timing import Timing
 
 # Graph outputs (L*D, B, H); in all others the batch comes first.
@@ -48,6 +50,7 @@ class _Part:
     sequences: Sequences
     longest: int
     outputs: frozenset[str]
+    place: float  # in line: 1 goes before 2, what came without a priority is last
     enqueued_s: float
     deadline_s: float
     future: asyncio.Future["_Done"]
@@ -77,7 +80,7 @@ class Batcher:
         *,
         limits: Limits,
         queue_limits: QueueLimits,
-        metrics: Metrics,
+        metrics: ModelMetrics,
     ) -> None:
         """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H)."""
         self._backend = backend
@@ -97,16 +100,18 @@ class Batcher:
         self._closed = False
 
     async def infer(
-        self, sequences: Sequences, outputs: frozenset[str], *, timeout_s: float, timing: Timing
+        self, sequences: Sequences, outputs: frozenset[str], *, timeout_s: float, timing: Timing, priority: int = 0
     ) -> Outputs:
         """Run `sequences` and return `outputs` by name, rows in their order, T the longest of them, zero beyond each.
 
+        `priority` 1 goes first, 2 next, and so on; 0, which is none, goes last.
         Raises `QueueFull`, `TooLarge`, `Unavailable`, `DeadlineExceeded`, or `InternalError` if the runtime fails on
         just these. Cancelling it drops what has not begun to run. Fills the marks of `timing` up to `inferred`.
         """
         timing.decoded = perf_counter()
         rows = policy.split(sequences.lengths, self._limits)
-        parts = self._enqueue([sequences] if len(rows) == 1 else [sequences.take(r) for r in rows], outputs, timeout_s)
+        pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
+        parts = self._enqueue(pieces, outputs, timeout_s, place=priority or math.inf)
         try:
             done = [await parts[0].future] if len(parts) == 1 else await asyncio.gather(*(p.future for p in parts))
         finally:
@@ -126,14 +131,17 @@ class Batcher:
             self._deadline_timer.cancel()
         self._thread.shutdown(wait=False)
 
-    def _enqueue(self, pieces: Sequence[Sequences], outputs: frozenset[str], timeout_s: float) -> list[_Part]:
+    def _enqueue(
+        self, pieces: Sequence[Sequences], outputs: frozenset[str], timeout_s: float, *, place: float
+    ) -> list[_Part]:
         self._admit(sum(len(piece) for piece in pieces), sum(len(piece.values) for piece in pieces))
         now_s = self._loop.time()
         parts = [
-            _Part(piece, piece.longest, outputs, now_s, now_s + timeout_s, self._loop.create_future())
+            _Part(piece, piece.longest, outputs, place, now_s, now_s + timeout_s, self._loop.create_future())
             for piece in pieces
         ]
-        self._waiting += parts
+        for part in parts:
+            insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
         self._changed.set()
         if self._worker is None or self._worker.done():
             # It starts when all that is ready on the loop has been handled: simultaneous arrivals share a batch.
@@ -221,11 +229,10 @@ class Batcher:
     def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[_Done]:
         """Pad, run, and share out, in the backend's thread."""
         sequences, lengths = pad([part.sequences for part in parts])
-        layers, hidden_size = self._state_shape
-        zeros = np.zeros((layers, len(lengths), hidden_size), np.float32)
+        state = join_states([part.sequences for part in parts], self._state_shape)
         outputs = sorted(frozenset[str]().union(*(part.outputs for part in parts)))
         prepared = perf_counter()
-        results = self._backend.run(Batch(sequences, lengths, zeros, zeros), outputs)
+        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), outputs)
         inferred = perf_counter()
         self._metrics.ran(lengths)
         done, start = [], 0

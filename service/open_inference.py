@@ -1,13 +1,12 @@
 """The Open Inference Protocol's requests and answers as bytes: JSON, binary tensors behind it, or both mixed.
 
-Complete and model-free: names, shapes and datatypes in, arrays out, and back. What a model makes of them is
-`service.api_v2`'s. Follows the specification (kserve/open-inference-protocol, inference_rest.md) and Triton's binary
-tensor data extension (triton-inference-server/server, extension_binary_data.md).
+Model-free: names, shapes and datatypes in, arrays out, and back. What a model makes of them is `service.api_v2`'s.
+Follows the specification (kserve/open-inference-protocol, inference_rest.md) and Triton's binary tensor data extension
+(triton-inference-server/server, extension_binary_data.md).
 """
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,37 +15,13 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
+from service.binary_tensors import DATATYPES, NUMPY_TYPES, Tensor, from_bytes, reshape, to_bytes
 from service.errors import InvalidRequest
 from service.tensors import encode_json
 
+BINARY_HEADER: Final = b"inference-header-content-length"
+
 Parameters = dict[str, str | int | float | bool]
-
-# Datatype → the little-endian numpy type of its elements. BF16 and BYTES have none of their own.
-_NUMPY: Final = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-DATATYPES: Final = (*_NUMPY, "BF16", "BYTES")
-_LENGTH: Final = struct.Struct("<I")  # before each element of a BYTES tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tensor:
-    """A named tensor. BF16 is held as float32, BYTES as an object array of `bytes`."""
-
-    name: str
-    datatype: str
-    values: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +50,7 @@ class InferDecoder:
         self._parser = simdjson.Parser()
 
     def decode(self, body: bytes, *, header_length: int | None) -> InferRequest:
-        """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` if it is wrong."""
+        """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` on any fault."""
         if header_length is None:
             header_length = len(body)
         if not 0 < header_length <= len(body):
@@ -106,7 +81,7 @@ def _read_request(document: Any, blobs: memoryview) -> InferRequest:
     if len(blobs):
         raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
     return InferRequest(
-        _text(document.get("id", ""), "id"),
+        _text(document.get("id", None) or "", "id"),
         _parameters(document.get("parameters", None), "parameters"),
         inputs,
         tuple(_read_output(entry) for entry in _list(document.get("outputs", None), "outputs")),
@@ -129,7 +104,8 @@ def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
     if (size is None) == (data is None):
         raise InvalidRequest(f"input {name!r} needs either data or parameters.binary_data_size")
     if size is None:
-        return Tensor(name, datatype, _read_data(name, datatype, data, math.prod(shape)).reshape(shape)), blobs
+        values = _read_data(name, datatype, data, math.prod(shape))
+        return Tensor(name, datatype, reshape(name, values, shape)), blobs
     if type(size) is not int or not 0 <= size <= len(blobs):
         raise InvalidRequest(f"input {name!r}: binary_data_size {size!r}, {len(blobs)} bytes of binary data are left")
     return from_bytes(name, datatype, shape, blobs[:size]), blobs[size:]
@@ -159,7 +135,7 @@ def _convert(name: str, datatype: str, flat: NDArray[Any]) -> NDArray[Any]:
         raise InvalidRequest(f"input {name!r}: a value in data is not a {datatype}")
     try:
         with np.errstate(over="ignore"):
-            return flat.astype(_NUMPY[datatype])
+            return flat.astype(NUMPY_TYPES[datatype])
     except OverflowError:
         raise InvalidRequest(f"input {name!r}: a value in data is out of the range of {datatype}") from None
 
@@ -238,52 +214,6 @@ def encode_response(
         described.append(document)
     header = encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": described})
     return b"".join([header, *blobs]), len(header) if blobs else None
-
-
-def to_bytes(tensor: Tensor) -> bytes:
-    """The binary form of a tensor: little-endian, row-major; BYTES as repeated (uint32 length, bytes)."""
-    if tensor.datatype == "BYTES":
-        return b"".join(_LENGTH.pack(len(element)) + element for element in tensor.values.ravel())
-    if tensor.datatype == "BF16":
-        bits = np.ascontiguousarray(tensor.values, "<f4").view("<u4")
-        rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to nearest, ties to even
-        return np.where(np.isnan(tensor.values), (bits >> 16) | 0x40, rounded >> 16).astype("<u2").tobytes()
-    return tensor.values.astype(_NUMPY[tensor.datatype], copy=False).tobytes()
-
-
-def from_bytes(name: str, datatype: str, shape: Sequence[int], blob: memoryview) -> Tensor:
-    """A tensor from its binary form; raise `InvalidRequest` unless `blob` holds exactly `shape`'s elements."""
-    count = math.prod(shape)
-    if datatype == "BYTES":
-        values = _split_bytes(name, blob, count)
-    else:
-        numpy_type = np.dtype("<u2") if datatype == "BF16" else _NUMPY[datatype]
-        if len(blob) != count * numpy_type.itemsize:
-            expected = f"{list(shape)} of {datatype} takes {count * numpy_type.itemsize}"
-            raise InvalidRequest(f"input {name!r}: {len(blob)} bytes of binary data, {expected}")
-        values = np.frombuffer(blob, numpy_type)
-        if datatype == "BF16":
-            values = (values.astype("<u4") << 16).view("<f4")
-        elif datatype == "BOOL" and (values.view("u1") > 1).any():
-            raise InvalidRequest(f"input {name!r}: a BOOL is a byte of 0 or 1")
-    return Tensor(name, datatype, values.reshape(shape))
-
-
-def _split_bytes(name: str, blob: memoryview, count: int) -> NDArray[Any]:
-    if count * _LENGTH.size > len(blob):
-        raise InvalidRequest(f"input {name!r}: {len(blob)} bytes of binary data are too few for {count} elements")
-    values = np.empty(count, object)
-    start = 0
-    for i in range(count):
-        end = start + _LENGTH.size
-        stop = end + _LENGTH.unpack(blob[start:end])[0] if end <= len(blob) else end
-        if stop > len(blob):
-            raise InvalidRequest(f"input {name!r}: binary data ends within element {i} of {count}")
-        values[i] = bytes(blob[end:stop])
-        start = stop
-    if start != len(blob):
-        raise InvalidRequest(f"input {name!r}: {len(blob) - start} bytes of binary data are left over")
-    return values
 
 
 def _to_json(tensor: Tensor) -> object:

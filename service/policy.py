@@ -1,8 +1,9 @@
 """The batching policy: which of the waiting parts run next, and when. Pure functions: no clock, no loop, no state.
 
-The oldest part always goes, so none starves; the batch is filled with the parts nearest to it in length, since steps
-beyond a sequence's own length are computed for nothing. What a batch may cost is bounded twice: in sequences, and in
-sequences x longest, which is what the padded tensor holds.
+What waits stands in line by priority, then age. The first in line always goes, so within a priority none starves; the
+batch is filled with the parts nearest to it in length, since steps beyond a sequence's own length are computed for
+nothing. What a batch may cost is bounded twice: in sequences, and in sequences x longest, which is what the padded
+tensor holds.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one batch. `window`: how many of the oldest parts are looked at, so that choosing stays cheap."""
+    """Bounds of one batch. `window`: how many of the first in line are looked at, so that choosing stays cheap."""
 
     max_rows: int
     max_steps: int
@@ -58,11 +59,11 @@ def split(lengths: NDArray[np.int64], limits: Limits) -> list[NDArray[np.int64]]
 
 
 def select(waiting: Sequence[Waiting], limits: Limits) -> list[int]:
-    """Choose the next batch from `waiting`, oldest first; return positions in it, ascending, never none."""
-    oldest = waiting[0]
+    """Choose the next batch from `waiting`, first in line first; return positions in it, ascending, never none."""
+    first = waiting[0]
     window = range(1, min(len(waiting), limits.window))
-    chosen, rows, longest = [0], oldest.rows, oldest.longest
-    for position in sorted(window, key=lambda i: abs(waiting[i].longest - oldest.longest)):
+    chosen, rows, longest = [0], first.rows, first.longest
+    for position in sorted(window, key=lambda i: abs(waiting[i].longest - first.longest)):
         part = waiting[position]
         padded = max(longest, part.longest)
         if rows + part.rows <= limits.max_rows and (rows + part.rows) * padded <= limits.max_steps:
@@ -76,11 +77,11 @@ def select(waiting: Sequence[Waiting], limits: Limits) -> list[int]:
 def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> float:
     """How long an idle backend waits before it runs `select`'s batch: 0 is at once.
 
-    The delay counts from the oldest part, whatever has come since, and ends early when as much is waiting as one batch
-    may hold, in sequences or in padded steps.
+    The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
+    waiting as one batch may hold, in sequences or in padded steps.
     """
     rows = sum(part.rows for part in waiting)
     padded_steps = rows * max(part.longest for part in waiting)
     if limits.max_delay_s == 0 or rows >= limits.max_rows or padded_steps >= limits.max_steps:
         return 0.0
-    return max(0.0, waiting[0].enqueued_s + limits.max_delay_s - now_s)
+    return max(0.0, min(part.enqueued_s for part in waiting) + limits.max_delay_s - now_s)

@@ -27,11 +27,27 @@ _OVERFLOW = 2.0**128 - 2.0**103  # the smallest float64 that is infinite as floa
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """What an LSTM begins with, for B sequences: `h0` and `c0`, float32 (L*D, B, H)."""
+
+    h0: NDArray[np.float32]
+    c0: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> "State":
+        """The states at `rows`, in that order; a row may be taken more than once."""
+        return State(self.h0[:, rows], self.c0[:, rows])
+
+
+@dataclass(frozen=True, slots=True)
 class Sequences:
-    """A ragged batch: `values` float32 (S, F), the B sequences' steps one after another; `lengths` int64 (B), sum S."""
+    """A ragged batch: `values` float32 (S, F), the B sequences' steps one after another; `lengths` int64 (B), sum S.
+
+    `state` is what each sequence goes on from; None is a beginning, from zeros.
+    """
 
     values: NDArray[np.float32]
     lengths: NDArray[np.int64]
+    state: State | None = None
 
     @property
     def longest(self) -> int:
@@ -51,7 +67,8 @@ class Sequences:
     def take(self, rows: NDArray[np.int64]) -> "Sequences":
         """The sequences at `rows`, in that order."""
         every = list(self)
-        return Sequences(np.concatenate([every[row] for row in rows]), self.lengths[rows])
+        state = None if self.state is None else self.state.take(rows)
+        return Sequences(np.concatenate([every[row] for row in rows]), self.lengths[rows], state)
 
 
 def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -67,6 +84,22 @@ def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int
     padded = np.zeros((batch, longest, features), np.float32)
     padded[np.arange(longest) < lengths[:, None]] = values
     return padded, lengths
+
+
+def join_states(parts: Sequence[Sequences], shape: tuple[int, int]) -> State:
+    """The initial states (L*D, B, H) of `parts` put together, zeros for those without; `shape` is (L*D, H)."""
+    layers, hidden_size = shape
+    h0 = np.zeros((layers, sum(map(len, parts)), hidden_size), np.float32)
+    if all(part.state is None for part in parts):
+        return State(h0, h0)
+    c0 = np.zeros_like(h0)
+    start = 0
+    for part in parts:
+        stop = start + len(part)
+        if part.state is not None:
+            h0[:, start:stop], c0[:, start:stop] = part.state.h0, part.state.c0
+        start = stop
+    return State(h0, c0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.lib.npyio import NpzFile
 
 from model.bundle import WEIGHTS, Bundle, BundleError, lower_outputs, lstm_names
 from service.backends import Array
-from service.tensors import Sequences, TraceLevel
+from service.tensors import Sequences, State, TraceLevel
 
 # In the order in which PyTorch stacks them in `weight_ih_l*` and `weight_hh_l*`.
 _GATES = ("input_gate", "forget_gate", "cell_candidate", "output_gate")
@@ -61,6 +61,13 @@ class Tracer:
         self._mean = np.array(self._manifest.standardisation.mean, np.float32)
         self._std = np.array(self._manifest.standardisation.std, np.float32)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers that a trace shows and no graph output does."""
+        suffixes = [name.removeprefix("lstm") for name in lstm_names(self._manifest.num_layers)]
+        per_layer = [name + suffix for suffix in suffixes for name in (*_GATES, "cell_state")]
+        return "standardised", *per_layer, "step_probabilities"
+
     def outputs(self) -> frozenset[str]:
         """The graph outputs that a trace is made from."""
         lower = lower_outputs(self._manifest.num_layers)
@@ -76,9 +83,12 @@ class Tracer:
         per_step = 2 * manifest.input_size + manifest.num_layers * width * arrays + classes_per_step
         return len(sequences.values) * per_step + len(sequences) * (width + 2 * classes)
 
-    def trace(self, sequence: Array, row: dict[str, Array], level: TraceLevel, ends: Array | None) -> list[Layer]:
+    def trace(
+        self, sequence: Array, row: dict[str, Array], level: TraceLevel, *, state: State | None, ends: Array | None
+    ) -> list[Layer]:
         """Trace one `sequence` (T, F) from its `row` of the graph's outputs, each without the batch axis, cut to T.
 
+        `state`: what this one sequence began with, if not with zeros.
         `ends` (T, K): the probabilities if the sequence ended at each step, where they do not follow from the hidden
         states because a backward direction has read on; else None.
         """
@@ -90,7 +100,7 @@ class Tracer:
             hidden = row[(*lower_outputs(len(names)), "hidden_states")[index]]
             layers.append(Layer(name, hidden))
             if level == "gates":
-                layers += self._gates(index, inputs, hidden, suffix=name.removeprefix("lstm"))
+                layers += self._gates(index, inputs, hidden, state, suffix=name.removeprefix("lstm"))
             inputs = hidden
         layers += [
             Layer("last_hidden", row["last_hidden"]),
@@ -104,14 +114,17 @@ class Tracer:
             )
         return layers
 
-    def _gates(self, index: int, inputs: Array, hidden: Array, *, suffix: str) -> Iterator[Layer]:
+    def _gates(self, index: int, inputs: Array, hidden: Array, state: State | None, *, suffix: str) -> Iterator[Layer]:
         """Gates and cell states (T, D*H) of one LSTM layer that read `inputs` (T, I) and gave `hidden` (T, D*H)."""
         size = self._manifest.hidden_size
         directions = []
+        zeros = np.zeros(size, np.float32)
         for number, direction in enumerate(self._layers[index]):
             order = slice(None, None, -1 if number else 1)
             states = hidden[order, number * size : (number + 1) * size]
-            directions.append([array[order] for array in _unroll(direction, inputs[order], states)])
+            place = index * self._manifest.num_directions + number
+            h0, c0 = (zeros, zeros) if state is None else (state.h0[place, 0], state.c0[place, 0])
+            directions.append([array[order] for array in _unroll(direction, inputs[order], states, h0=h0, c0=c0)])
         for name, *arrays in zip((*_GATES, "cell_state"), *directions, strict=True):
             yield Layer(name + suffix, np.concatenate(arrays, axis=1))
 
@@ -122,13 +135,17 @@ def softmax(logits: Array) -> Array:
     return cast("Array", exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
-def _unroll(direction: _Direction, inputs: Array, hidden: Array) -> list[Array]:
-    """The four gates and the cell state, each (T, H), of steps that read `inputs` (T, I) and gave `hidden` (T, H)."""
-    previous = np.concatenate([np.zeros_like(hidden[:1]), hidden[:-1]])
+def _unroll(direction: _Direction, inputs: Array, hidden: Array, *, h0: Array, c0: Array) -> list[Array]:
+    """The four gates and the cell state, each (T, H), of steps that read `inputs` (T, I) and gave `hidden` (T, H).
+
+    They began with `h0` and `c0` (H).
+    """
+    previous = np.concatenate([h0[None], hidden[:-1]])
     sums = inputs @ direction.weight_ih.T + previous @ direction.weight_hh.T + direction.bias
     before_i, before_f, before_g, before_o = np.split(cast("Array", sums), len(_GATES), axis=1)
     i, f, g, o = _sigmoid(before_i), _sigmoid(before_f), np.tanh(before_g), _sigmoid(before_o)
     cells: Array = i * g
+    cells[0] += f[0] * c0
     for step in range(1, len(cells)):
         cells[step] += f[step] * cells[step - 1]
     return [i, f, g, o, cells]

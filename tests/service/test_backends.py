@@ -185,7 +185,7 @@ import service.app
 from model.bundle import open_bundle
 from service.backends import choose_runtime
 from service.batcher import QueueLimits
-from service.engine import Engine, EngineLimits, load
+from service.engine import Engine, EngineLimits, Query, load
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences
@@ -197,7 +197,7 @@ async def serve():
     limits = EngineLimits(Limits(4, 100), QueueLimits(9, 900), 50, 99999)
     engine = Engine(loaded, limits=limits, metrics=Metrics())
     sequences = Sequences(np.ones((5, 3), np.float32), np.array([2, 3]))
-    prediction = await engine.predict(sequences, "gates", timeout_s=60, timing=Timing.start())
+    prediction = await engine.predict(Query(sequences, timeout_s=60, trace="gates"), Timing.start())
     assert prediction.probabilities.shape == (2, 3)
     await engine.close()
 

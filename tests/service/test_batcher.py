@@ -44,7 +44,7 @@ class Setup:
             STATE_SHAPE,
             limits=Limits(max_rows, max_steps, max_delay_s),
             queue_limits=QueueLimits(queue_rows, queue_steps),
-            metrics=self.metrics,
+            metrics=self.metrics.of_model("m", "1"),
         )
 
     def ask(self, *sequences: Array, timeout_s: float = 30.0) -> Answer:

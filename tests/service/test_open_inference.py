@@ -8,15 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from service.binary_tensors import DATATYPES, Tensor, from_bytes, to_bytes
 from service.errors import InvalidRequest
 from service.open_inference import (
-    DATATYPES,
     InferDecoder,
     RequestedOutput,
-    Tensor,
     encode_response,
-    from_bytes,
-    to_bytes,
 )
 
 NUMPY = {
@@ -162,8 +159,8 @@ def test_arbitrary_bytes_raise_nothing_but_invalid_request(body: bytes) -> None:
 def test_arbitrary_json_is_decoded_or_refused(document: dict[str, Any]) -> None:
     try:
         decode(json.dumps(document).encode())
-    except InvalidRequest as error:
-        assert str(error)
+    except InvalidRequest:
+        return
 
 
 @pytest.mark.parametrize("header_length", [0, -1])

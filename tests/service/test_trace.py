@@ -12,7 +12,7 @@ from torch import nn
 from model.bundle import WEIGHTS, Bundle, BundleError, Manifest, open_bundle, publish
 from service.backends import Array, Runtime
 from service.batcher import QueueLimits
-from service.engine import Engine, EngineLimits, load
+from service.engine import Engine, EngineLimits, Query, load
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, TraceLevel
@@ -39,7 +39,7 @@ def trace(bundle: Bundle, level: TraceLevel, *, backend: str = "onnx") -> list[E
     async def ask() -> list[Expected]:
         loaded = load(bundle, Runtime(backend, "cpu", 1), max_rows=4)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
-        prediction = await engine.predict(make_sequences(), level, timeout_s=30, timing=Timing.start())
+        prediction = await engine.predict(Query(make_sequences(), timeout_s=30, trace=level), Timing.start())
         await engine.close()
         assert prediction.traces is not None
         return [{layer.name: layer.values for layer in layers} for layers in prediction.traces]
@@ -148,7 +148,7 @@ def test_gates_do_not_overflow_on_huge_inputs(repository: Path) -> None:
         "logits": np.zeros(3, np.float32),
         "probabilities": np.zeros(3, np.float32),
     }
-    for layer in Tracer(bundle).trace(sequence, row, "gates", None)[2:]:
+    for layer in Tracer(bundle).trace(sequence, row, "gates", state=None, ends=None)[2:]:
         assert np.abs(layer.values).max() <= 2
 
 
