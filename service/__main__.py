@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from service import logs
+from service.control import Control
 from service.readiness import Readiness
 from service.settings import Settings, SettingsError, load_settings
 from service.workers import Workers
@@ -29,20 +30,23 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except OSError as error:
         logger.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror or error)
         return 1
-    readiness = Readiness(settings.workers)
+    readiness, control = Readiness(settings.workers), Control(settings.workers)
     if settings.workers == 1:
-        return _serve(settings, listener, readiness, loads_first=False)
+        return _serve(settings, listener, readiness, control, loads_first=False)
     workers = Workers(
         settings.workers,
-        lambda _, replaces: _serve(settings, listener, readiness, loads_first=replaces),
+        lambda _, replaces: _serve(settings, listener, readiness, control, loads_first=replaces),
         listener=listener,
         readiness=readiness,
+        control=control,
         stop_timeout_s=settings.drain_timeout_s + 5,
     )
     return workers.run()
 
 
-def _serve(settings: Settings, listener: socket.socket, readiness: Readiness, *, loads_first: bool) -> int:
+def _serve(
+    settings: Settings, listener: socket.socket, readiness: Readiness, control: Control, *, loads_first: bool
+) -> int:
     """Serve in this process. What computes is imported here: a parent of workers needs none of it."""
     from service.app import Service
     from service.backends import BackendError, choose_runtime
@@ -50,7 +54,7 @@ def _serve(settings: Settings, listener: socket.socket, readiness: Readiness, *,
 
     try:
         runtime = choose_runtime(settings.backend, settings.device, threads=settings.threads_per_worker)
-        service = Service(settings, runtime, readiness)
+        service = Service(settings, runtime, readiness, control)
         Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()
     except (BackendError, SettingsError) as error:
         logger.error("cannot start: %s", error)

@@ -1,17 +1,26 @@
-"""All model versions that are served, loaded from the repository once the service runs."""
+"""All model versions that are served, kept equal to what the repository, the version policy and the operators want.
+
+    survey ─▶ every model plans, loads and warms ─▶ all workers hold what is coming ─▶ every model switches
+
+`sync` does all of it, changes nothing when nothing has changed, and may be called at any time.
+"""
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
-from model.bundle import BundleError, list_models, list_versions, open_bundle
-from service import engine
+from model.bundle import BundleError, Fingerprint, survey
 from service.backends import Runtime
-from service.engine import Engine, EngineLimits, Loaded
-from service.errors import NotFound, Unavailable
+from service.control import Control, Report, Wishes
+from service.engine import Engine, EngineLimits
+from service.errors import InvalidRequest, NotFound, Unavailable
 from service.metrics import Metrics
 from service.settings import Settings
+from service.versions import Loader, Model, VersionState
+
+# How long a worker waits for the others to hold what it is about to serve, and a caller for all to have done it.
+_SWITCH_TIMEOUT_S = 10.0
+_FOLLOW_TIMEOUT_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -19,23 +28,37 @@ logger = logging.getLogger(__name__)
 class Registry:
     """The served engines by name and version. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, *, limits: EngineLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, *, limits: EngineLimits, metrics: Metrics, control: Control
+    ) -> None:
         self._settings = settings
-        self._runtime = runtime
-        self._limits = limits
         self._metrics = metrics
-        self._engines: dict[str, dict[int, Engine]] = {}
-        self._missing = "still loading"
+        self._control = control
+        self._loader = Loader(settings.repository, runtime, limits=limits, metrics=metrics)
+        self._models: dict[str, Model] = {}
+        self._served: dict[str, Model] = {}  # those of them that serve a version
+        self._wishes = Wishes(generation=-1)
+        self._hidden = ""  # why the repository cannot be listed
+        self._syncing = asyncio.Lock()
 
     @property
     def missing(self) -> str:
         """Why no request can be answered yet; empty once the repository is loaded and the default model is in it."""
-        return self._missing
+        repository, default = self._settings.repository, self._settings.default_model
+        if self._wishes.generation < 0:
+            return "still loading"
+        if not self._served:
+            if unloaded := self._models.keys() & set(self._wishes.unloaded):
+                return f"unloaded on request: {', '.join(sorted(unloaded))}"
+            return f"{repository} holds no model that can be served; train one: python -m model train reference"
+        if default is not None and default not in self._served:
+            return f"the default model {default!r} is not in {repository}"
+        return ""
 
     def __iter__(self) -> Iterator[Engine]:
         """Every served version, by name, then ascending."""
-        for _, versions in sorted(self._engines.items()):
-            for _, one in sorted(versions.items()):
+        for _, model in sorted(self._served.items()):
+            for _, one in sorted(model.serving.items()):
                 yield one
 
     def find(self, name: str | None = None, version: str | None = None) -> Engine:
@@ -44,95 +67,140 @@ class Registry:
         Raises `NotFound`, or `Unavailable` while the repository is being loaded.
         """
         if name is None:
-            if self._missing:
-                raise Unavailable(f"no model to answer: {self._missing}")
-            name = self._settings.default_model or min(self._engines)
-        versions = self._engines.get(name)
-        if not versions:
-            if self._missing:
-                raise Unavailable(f"model {name!r} is not served: {self._missing}")
-            raise NotFound(f"model {name!r} is not served; there are: {', '.join(sorted(self._engines))}")
+            if missing := self.missing:
+                raise Unavailable(f"no model to answer: {missing}")
+            name = self._settings.default_model or min(self._served)
+        model = self._models.get(name)
+        if model is None or not model.held:
+            raise self._not_served(name)
+        versions = model.serving or model.coming
         if version is None:
             return versions[max(versions)]
-        for one in versions.values():
+        # What is coming can be named already: another worker may have switched, and told its clients, a moment ago.
+        for one in (*model.serving.values(), *model.coming.values()):
             if one.version == version:
                 return one
         served = ", ".join(str(number) for number in sorted(versions))
         raise NotFound(f"model {name!r} has no served version {version!r}; there are: {served}")
 
-    async def load(self) -> None:
-        """Load what the version policy asks for, newest first; skip, and log, what is corrupt.
+    def index(self) -> list[VersionState]:
+        """Every version that is served, loading, refused, leaving, or unloaded on request, by name, then ascending."""
+        return [state for _, model in sorted(self._models.items()) for state in model.states()]
 
-        Raises `BackendError` if the device cannot be used.
+    async def load(self) -> None:
+        """Load what is wanted; skip, and log, what is corrupt. Raises `BackendError` if the device cannot be used."""
+        await self.sync()
+        if self._loader.device_fault is not None:
+            raise self._loader.device_fault
+        if self.missing:
+            logger.error("not ready: %s", self.missing)
+
+    async def load_model(self, name: str) -> None:
+        """Have every worker serve `name` again, and try once more what was refused; return when all of them do.
+
+        Raises `NotFound` if there is no such model, `InvalidRequest` with the reason if a version of it is refused,
+        `Unavailable` if a worker takes too long.
         """
-        repository = self._settings.repository
-        try:
-            for name in await asyncio.to_thread(list_models, repository):
-                self._engines[name] = await self._load_model(name)
-        except BundleError as error:
-            logger.error("repository cannot be read: %s", error)
-        self._engines = {name: versions for name, versions in self._engines.items() if versions}
-        default = self._settings.default_model
-        if not self._engines:
-            self._missing = (
-                f"{repository} holds no model that can be served; train one: python -m model train reference"
-            )
-        elif default is not None and default not in self._engines:
-            self._missing = f"the default model {default!r} is not in {repository}"
-        else:
-            self._missing = ""
-        if self._missing:
-            logger.error("not ready: %s", self._missing)
+        if name not in self._models and name not in await asyncio.to_thread(self._survey):
+            raise NotFound(f"model {name!r} is not in the repository")
+        reports = await self._follow(self._control.ask_to_load(name))
+        faults = [report.faults[name] for report in reports if name in report.faults]
+        if not faults and name not in self._served:
+            faults = [f"the version policy {self._settings.version_policy} leaves nothing of it to serve"]
+        if faults:
+            raise InvalidRequest(f"failed to load {name!r}: {faults[0]}")
+
+    async def unload_model(self, name: str) -> None:
+        """Have every worker stop serving `name` until it is loaded again; what they have taken they still answer.
+
+        Raises `NotFound` if there is no such model, `Unavailable` if a worker takes too long.
+        """
+        if name not in self._models:
+            raise self._not_served(name)
+        await self._follow(self._control.ask_to_unload(name))
+
+    async def sync(self) -> None:
+        """Make what is served equal to what is wanted. Concurrent calls take turns."""
+        async with self._syncing:
+            wishes = self._control.read().wishes
+            found = await asyncio.to_thread(self._survey)
+            for name in sorted(found.keys() | self._models.keys()):
+                await self._plan(name, found.get(name, {}), wishes)
+            await self._agree_on_the_switch(wishes)
+            for model in self._models.values():
+                model.switch()
+            self._models = {name: model for name, model in self._models.items() if model}
+            self._served = {name: model for name, model in self._models.items() if model.serving}
+            self._wishes = wishes
+            self._report()
 
     async def close(self) -> None:
         """Finish all that was taken and release every backend."""
-        for one in self:
-            await one.close()
+        async with self._syncing:
+            for model in self._models.values():
+                await model.close()
 
-    async def _load_model(self, name: str) -> dict[int, Engine]:
-        policy = self._settings.version_policy
-        versions = await asyncio.to_thread(list_versions, self._settings.repository, name)
-        wanted, at_most = choose_versions(policy, versions)
-        engines: dict[int, Engine] = {}
-        for version in wanted:
-            if len(engines) < at_most:
-                try:
-                    loaded = await asyncio.to_thread(partial(self._load_version, name, version))
-                except BundleError as error:
-                    logger.error("%s/%d is not served: %s", name, version, error)
-                else:
-                    engines[version] = self._engine(loaded)
-        return engines
+    def _not_served(self, name: str) -> NotFound | Unavailable:
+        if name in self._wishes.unloaded and name in self._models:
+            return NotFound(f"model {name!r} is unloaded; POST /v2/repository/models/{name}/load brings it back")
+        if missing := self.missing:
+            return Unavailable(f"model {name!r} is not served: {missing}")
+        return NotFound(f"model {name!r} is not served; there are: {', '.join(sorted(self._served))}")
 
-    def _load_version(self, name: str, version: int) -> Loaded:
-        bundle = open_bundle(self._settings.repository / name / str(version))
-        return engine.load(bundle, self._runtime, max_rows=self._limits.batch.max_rows)
+    def _survey(self) -> Mapping[str, Mapping[int, Fingerprint] | BundleError]:
+        """What the repository holds. If it cannot be listed, every model that is known hides for that reason."""
+        try:
+            found = survey(self._settings.repository)
+        except BundleError as error:
+            if self._hidden != str(error):
+                logger.error("repository cannot be read: %s", error)
+            self._hidden = str(error)
+            self._metrics.looked_at_repository(readable=False)
+            return dict.fromkeys(self._models, error)
+        if self._hidden:
+            logger.info("repository can be read again")
+        self._hidden = ""
+        self._metrics.looked_at_repository(readable=True)
+        return found
 
-    def _engine(self, loaded: Loaded) -> Engine:
-        made = Engine(loaded, limits=self._limits, metrics=self._metrics)
-        backend = made.backend
-        self._metrics.loaded(
-            model=made.name,
-            version=made.version,
-            backend=backend.name,
-            device=backend.device,
-            duration_s=loaded.duration_s,
+    async def _plan(self, name: str, found: Mapping[int, Fingerprint] | BundleError, wishes: Wishes) -> None:
+        model = self._models.setdefault(name, Model(name, self._settings.version_policy, self._loader))
+        if name in wishes.unloaded:
+            model.plan_to_unload(() if isinstance(found, BundleError) else tuple(found))
+        elif isinstance(found, BundleError):
+            model.plan_to_stay(str(found))
+        else:
+            await model.plan(found, again=wishes.loads.get(name, 0) > self._wishes.generation)
+
+    async def _agree_on_the_switch(self, wishes: Wishes) -> None:
+        """Wait until every worker can answer for what is coming, so that no answer of one names what another lacks."""
+        coming = {name: model.coming.keys() - model.serving.keys() for name, model in self._models.items()}
+        coming = {name: numbers for name, numbers in coming.items() if numbers}
+        if self._wishes.generation < 0 or not coming:
+            return
+
+        def holds(report: Report) -> bool:
+            # A worker that is starting, or is ahead of this one, is not waited for.
+            return not 0 <= report.generation <= wishes.generation or all(
+                name in report.faults or numbers <= set(report.held.get(name, ())) for name, numbers in coming.items()
+            )
+
+        self._report()
+        reports = await self._control.until(lambda reports: all(map(holds, reports)), timeout_s=_SWITCH_TIMEOUT_S)
+        if reports is None:
+            logger.warning("%s is served from now on, though not by every worker", ", ".join(sorted(coming)))
+
+    def _report(self) -> None:
+        held = {name: held for name, model in self._models.items() if (held := model.held)}
+        faults = {name: fault for name, model in self._models.items() if (fault := model.fault)}
+        self._control.report(Report(self._wishes.generation, held, faults))
+
+    async def _follow(self, generation: int) -> Sequence[Report]:
+        """Do what was asked for; return every worker's report when all of them have done it."""
+        await self.sync()
+        reports = await self._control.until(
+            lambda reports: all(report.generation >= generation for report in reports), timeout_s=_FOLLOW_TIMEOUT_S
         )
-        where = {"backend": backend.name, "device": backend.device, "duration_s": round(loaded.duration_s, 3)}
-        logger.info("%s/%s is served", made.name, made.version, extra={"fields": where})
-        return made
-
-
-def choose_versions(policy: str, versions: Sequence[int]) -> tuple[list[int], int]:
-    """Which of `versions` to try, in order, and how many of them to serve, by `Settings.version_policy`.
-
-    `latest:N` falls back on an older version for each one that cannot be loaded.
-    """
-    newest_first = sorted(versions, reverse=True)
-    if policy == "all":
-        return newest_first, len(newest_first)
-    if policy.startswith("latest"):
-        _, _, count = policy.partition(":")
-        return newest_first, int(count or 1)
-    listed = [int(version) for version in policy.split(",")]
-    return [version for version in newest_first if version in listed], len(listed)
+        if reports is None:
+            raise Unavailable(f"not every worker has followed within {_FOLLOW_TIMEOUT_S:g} s; the others have")
+        return reports

@@ -85,10 +85,15 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT with status 0. uvicorn's own way ends by raising the signal again."""
+        """Stop on SIGTERM and SIGINT with status 0. uvicorn's own way ends by raising the signal again.
+
+        SIGHUP is for the repository: look at it now. Among several workers the parent gets it, and tells them.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            loop.add_signal_handler(signal.SIGHUP, self._service.look_at_repository)
         yield
 
     async def _stop_listening(self) -> None:

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     repository: Path = Field(Path("bundles"), description="folder of bundles, NAME/VERSION/")
     default_model: str | None = Field(None, description="model of /v1/predict; the first by name if not set")
     version_policy: str = Field("latest:1", description="versions to serve: all, latest:N, or a list such as 1,3")
+    reload_interval_s: float = Field(
+        1,
+        ge=0,
+        le=86_400,
+        description="how often the repository is looked at for changes; 0: only on SIGHUP and when asked to load",
+    )
     backend: Literal["auto", "onnx", "torchscript"] = Field("auto", description="runtime")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the runtime computes")
     host: str = Field("127.0.0.1", description="address to listen on")

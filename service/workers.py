@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+from service.control import Control
 from service.readiness import Readiness
 
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 logger = logging.getLogger(__name__)
@@ -32,17 +33,22 @@ class Workers:
         *,
         listener: socket.socket,
         readiness: Readiness,
+        control: Control,
         stop_timeout_s: float,
     ) -> None:
         self._count = count
         self._listener = listener
         self._serve = serve
         self._readiness = readiness
+        self._control = control
         self._stop_timeout_s = stop_timeout_s
         self._indices: dict[int, int] = {}  # by process id
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; return the exit status: 0, or that of a worker that could not start."""
+        """Serve until SIGTERM or SIGINT; return the exit status: 0, or that of a worker that could not start.
+
+        At SIGHUP every worker looks at the repository.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         with _metrics_folder():
             for index in range(self._count):
@@ -58,9 +64,11 @@ class Workers:
             return
         status = 1
         try:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._readiness.become_worker(index)
+            self._control.become_worker(index)
             status = self._serve(index, replaces)
         except BaseException:
             logger.exception("worker %d failed", index)
@@ -69,8 +77,11 @@ class Workers:
 
     def _watch(self) -> int:
         while True:
-            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
-                return 0
+            match signal.sigwait(_SIGNALS):
+                case signal.SIGHUP:
+                    self._control.ring()
+                case signal.SIGTERM | signal.SIGINT:
+                    return 0
             for process_id, status in _reap():
                 index = self._indices.pop(process_id)
                 if not self._readiness.has_served(index):

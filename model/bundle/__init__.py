@@ -1,5 +1,6 @@
 """The bundle: one trained version of one model on disk, and the only thing that training and serving share.
 
+    REPOSITORY/NAME/config.pbtxt             describes the model to Triton, which can serve the same folder
     REPOSITORY/NAME/VERSION/manifest.json    what it is, how it was made, the sha256 of every other file
                             manifest.json.sha256    the sha256 of the manifest
                             model.onnx       the graph for ONNX Runtime
@@ -35,7 +36,16 @@ from model.bundle.manifest import (
     lower_outputs,
     lstm_names,
 )
-from model.bundle.storage import Bundle, check_name, list_models, list_versions, open_bundle, publish
+from model.bundle.storage import (
+    Bundle,
+    Fingerprint,
+    check_name,
+    list_models,
+    list_versions,
+    open_bundle,
+    publish,
+    survey,
+)
 
 __all__ = [
     "EXAMPLES",
@@ -55,6 +65,7 @@ __all__ = [
     "Example",
     "Examples",
     "FileEntry",
+    "Fingerprint",
     "Manifest",
     "Parity",
     "Stage",
@@ -67,4 +78,5 @@ __all__ = [
     "lstm_names",
     "open_bundle",
     "publish",
+    "survey",
 ]

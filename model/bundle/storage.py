@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle.manifest import MANIFEST, NAME_PATTERN, BundleError, FileEntry, Manifest, parse_manifest
+from model.bundle.triton import CONFIG, triton_config
 
 _STAGING = ".staging-"
 SEAL = f"{MANIFEST}.sha256"  # the manifest's own hash, in the format of `sha256sum --check`
 
 Describe = Callable[[int, dict[str, FileEntry]], Manifest]
+# Name, inode, size, time of change of each file of a folder.
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,31 @@ def open_bundle(folder: Path) -> Bundle:
 def list_models(repository: Path) -> tuple[str, ...]:
     """The names of the models in `repository` that have a version, sorted. Empty if it does not exist."""
     try:
-        names = sorted(entry.name for entry in repository.iterdir() if re.fullmatch(NAME_PATTERN, entry.name))
+        return tuple(name for name in _list_names(repository) if list_versions(repository, name))
     except FileNotFoundError:
         return ()
-    except OSError as error:
-        raise BundleError(f"{repository}: cannot be listed: {error.strerror}") from error
-    return tuple(name for name in names if list_versions(repository, name))
+
+
+def survey(repository: Path) -> dict[str, dict[int, Fingerprint] | BundleError]:
+    """What `repository` holds, without reading a file: each model's versions with their fingerprints, or why it hides.
+
+    A version's fingerprint stays the same for as long as nothing in its folder is added, removed, written or allowed.
+    Raises `BundleError` if there is no repository or it cannot be listed.
+    """
+    try:
+        names = _list_names(repository)
+    except FileNotFoundError as error:
+        raise BundleError(f"{repository}: missing") from error
+    found: dict[str, dict[int, Fingerprint] | BundleError] = {}
+    for name in names:
+        try:
+            versions = list_versions(repository, name)
+        except BundleError as error:
+            found[name] = error
+        else:
+            if versions:
+                found[name] = {version: _fingerprint(repository / name / str(version)) for version in versions}
+    return found
 
 
 def list_versions(repository: Path, name: str) -> tuple[int, ...]:
@@ -98,7 +120,7 @@ def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe
 
     `describe` makes the manifest once the version and the files' hashes are known. The version appears by a rename
     after all of it is on disk, so a reader, or a crash at any moment, finds a whole bundle or none. Publishers take
-    turns.
+    turns. Beside the versions stands Triton's description of the model, that of the newest.
     """
     check_name(name)
     repository.mkdir(parents=True, exist_ok=True)
@@ -112,9 +134,11 @@ def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe
             description = manifest.model_dump_json(indent=1).encode() + b"\n"
             _write_durably(staging / MANIFEST, description)
             _write_durably(staging / SEAL, seal(description))
+            _write_durably(staging / CONFIG, triton_config(manifest).encode())
             staging.chmod(0o755)
-            _fsync(staging)
             (repository / name).mkdir(exist_ok=True)
+            (staging / CONFIG).replace(repository / name / CONFIG)
+            _fsync(staging)
             folder = repository / name / str(version)
             staging.rename(folder)
             _fsync(folder.parent)
@@ -137,6 +161,25 @@ def _publishing(repository: Path) -> Iterator[None]:
         for stale in repository.glob(f"{_STAGING}*"):
             shutil.rmtree(stale, ignore_errors=True)
         yield
+
+
+def _list_names(repository: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in repository.iterdir() if re.fullmatch(NAME_PATTERN, entry.name))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{repository}: cannot be listed: {error.strerror}") from error
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Empty if `folder` cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            stats = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in stats.items()))
 
 
 def _read_regular(path: Path) -> bytes:

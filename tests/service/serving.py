@@ -16,6 +16,7 @@ from model.bundle import Bundle
 from service import engine
 from service.app import Service
 from service.backends import Runtime, load_backend
+from service.control import Control
 from service.readiness import Readiness
 from service.settings import load_settings
 
@@ -47,7 +48,7 @@ class Served:
 @asynccontextmanager
 async def serving(repository: Path, *arguments: str, load: bool = True) -> AsyncIterator[Served]:
     settings = load_settings([f"--repository={repository}", *arguments], {})
-    service = Service(settings, Runtime("onnx", "cpu", 1), Readiness(1))
+    service = Service(settings, Runtime("onnx", "cpu", 1), Readiness(1), Control(1))
     if load:
         await service.load()
     transport = httpx.ASGITransport(service.edge, raise_app_exceptions=False)

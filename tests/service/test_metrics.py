@@ -31,6 +31,8 @@ CONTRACT = {
     "lstm_prediction_confidence": ("histogram", set()),
     "lstm_model_info": ("gauge", {"model", "version", "backend", "device"}),
     "lstm_model_load_duration_seconds": ("histogram", set()),
+    "lstm_model_load_failures": ("counter", {"model"}),
+    "lstm_repository_readable": ("gauge", set()),
 }
 
 
@@ -64,6 +66,8 @@ def metrics() -> Metrics:
     made.ran(np.array([4, 2, 2]))
     made.predicted("m", "1", ("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
     made.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
+    made.load_failed("m")
+    made.looked_at_repository(readable=True)
     return made
 
 
@@ -165,3 +169,17 @@ def test_one_scrape_adds_up_all_processes(tmp_path: Path) -> None:
     assert samples["lstm_queue_size", frozenset()] == 8
     where = frozenset({"model": "m", "version": "1", "backend": "onnx", "device": "cpu"}.items())
     assert samples["lstm_model_info", where] == 1
+
+
+def test_a_version_that_is_no_longer_served_has_the_value_0(metrics: Metrics) -> None:
+    where = {"model": "m", "version": "1", "backend": "onnx", "device": "cpu"}
+    assert value(metrics, "lstm_model_info", **where) == 1
+    metrics.unloaded(**where)
+    assert value(metrics, "lstm_model_info", **where) == 0
+
+
+def test_what_goes_wrong_with_the_repository_is_booked(metrics: Metrics) -> None:
+    assert value(metrics, "lstm_model_load_failures_total", model="m") == 1
+    assert value(metrics, "lstm_repository_readable") == 1
+    metrics.looked_at_repository(readable=False)
+    assert value(metrics, "lstm_repository_readable") == 0

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from model.bundle import ONNX
 from service.backends import Runtime
 from service.batcher import QueueLimits
+from service.control import Control
 from service.engine import EngineLimits
 from service.errors import NotFound, Unavailable
 from service.metrics import Metrics
 from service.policy import Limits
-from service.registry import Registry, choose_versions
+from service.registry import Registry
 from service.settings import load_settings
+from service.versions import choose_versions
 
 LIMITS = EngineLimits(Limits(8, 4096), QueueLimits(64, 4096), 100, 10_000)
 
@@ -29,7 +31,7 @@ version_numbers = st.lists(st.integers(1, 50), unique=True)
 @asynccontextmanager
 async def loaded(repository: Path, *arguments: str) -> AsyncIterator[Registry]:
     settings = load_settings([f"--repository={repository}", *arguments], {})
-    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics())
+    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
     await registry.load()
     try:
         yield registry
@@ -119,7 +121,7 @@ def test_the_default_model_is_the_first_by_name(versions: Path) -> None:
 
 def test_while_loading_what_is_not_there_yet_is_unavailable(versions: Path) -> None:
     settings = load_settings([f"--repository={versions}"], {})
-    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics())
+    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
     assert registry.missing == "still loading"
     for name in (None, "m", "x"):
         with pytest.raises(Unavailable, match="still loading"):

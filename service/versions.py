@@ -1,0 +1,235 @@
+"""One model's versions: what is known of each, which of them to serve, the step from one set of them to the next.
+
+    plan: keep, or load and warm, what is wanted ─▶ coming ─▶ switch ─▶ serving; what is replaced is released
+
+What is served stays in memory until something else takes its place: a version that becomes corrupt, is deleted or
+hidden goes on answering.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from model.bundle import BundleError, Fingerprint, Manifest, open_bundle
+from service import engine
+from service.backends import BackendError, Runtime
+from service.engine import Engine, EngineLimits, Loaded
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where a model version stands; the names are Triton's."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """One line of the index. `reason`: why it is not ready, or what is wrong on disk with one that is."""
+
+    name: str
+    version: int
+    state: State
+    reason: str
+
+
+@dataclass(slots=True)
+class _Version:
+    """What is known of one version. `refusal` is about the content that has `fingerprint`, `absence` about now."""
+
+    engine: Engine | None = None
+    fingerprint: Fingerprint | None = None
+    state: State = State.LOADING
+    refusal: str = ""
+    absence: str = ""
+
+
+class Loader:
+    """Makes engines out of bundles of one repository."""
+
+    def __init__(self, repository: Path, runtime: Runtime, *, limits: EngineLimits, metrics: Metrics) -> None:
+        self.repository = repository
+        self.metrics = metrics
+        self.device_fault: BackendError | None = None  # the last one
+        self._runtime = runtime
+        self._limits = limits
+
+    async def load(self, name: str, number: int, *, replaces: Engine | None) -> Engine:
+        """The engine of `name`/`number`: `replaces` if it has the same content, else a new one, warm.
+
+        Raises `BundleError` if it cannot be had, be it the bundle's fault or the device's.
+        """
+        try:
+            loaded = await asyncio.to_thread(self._load, name, number, replaces.manifest if replaces else None)
+        except BackendError as error:
+            self.device_fault = error
+            raise BundleError(str(error)) from error
+        if loaded is None:
+            assert replaces is not None
+            return replaces
+        made = Engine(loaded, limits=self._limits, metrics=self.metrics)
+        where = {"backend": made.backend.name, "device": made.backend.device}
+        self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **where)
+        fields = {**where, "duration_s": round(loaded.duration_s, 3)}
+        logger.info("%s/%s is loaded", name, made.version, extra={"fields": fields})
+        return made
+
+    def _load(self, name: str, number: int, known: Manifest | None) -> Loaded | None:
+        bundle = open_bundle(self.repository / name / str(number))
+        if bundle.manifest == known:  # with the hash of every file
+            return None
+        return engine.load(bundle, self._runtime, max_rows=self._limits.batch.max_rows)
+
+
+class Model:
+    """The versions of one model. `serving` is what answers; `coming` is what the next `switch` makes of it."""
+
+    def __init__(self, name: str, policy: str, loader: Loader) -> None:
+        self.name = name
+        self.serving: dict[int, Engine] = {}
+        self.coming: dict[int, Engine] = {}
+        self._policy = policy
+        self._loader = loader
+        self._versions: dict[int, _Version] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to say of it."""
+        return bool(self._versions)
+
+    @property
+    def held(self) -> list[int]:
+        """The versions that can answer if they are named, ascending."""
+        return sorted(self.serving.keys() | self.coming.keys())
+
+    @property
+    def fault(self) -> str:
+        """Why the newest of the versions that were refused is; empty if none is."""
+        return next((one.refusal for _, one in sorted(self._versions.items(), reverse=True) if one.refusal), "")
+
+    def states(self) -> list[VersionState]:
+        """Its lines of the index, ascending."""
+        return [
+            VersionState(self.name, number, one.state, one.refusal or one.absence)
+            for number, one in sorted(self._versions.items())
+        ]
+
+    def plan_to_unload(self, numbers: Sequence[int]) -> None:
+        """Let nothing be served after the next switch, on request; `numbers` are the versions in the repository."""
+        self.coming = {}
+        wanted, at_most = choose_versions(self._policy, sorted({*numbers, *self.serving}))
+        self._forget_all_but(wanted[:at_most])
+        for number in wanted[:at_most]:
+            one = self._versions.setdefault(number, _Version(state=State.UNAVAILABLE))
+            one.refusal, one.absence = "", "unloaded on request"
+
+    def plan_to_stay(self, reason: str) -> None:
+        """Let the same be served after the next switch, from memory, since the repository is out of reach."""
+        self.coming = dict(self.serving)
+        for number in self.serving:
+            self._versions[number].absence = f"served from memory: {reason}"
+
+    async def plan(self, found: Mapping[int, Fingerprint], *, again: bool) -> None:
+        """Load what the version policy wants of `found` and is not there yet; `again`: also what was refused before.
+
+        Of a version whose folder has gone, what is in memory serves until the policy has another in its place.
+        """
+        wanted, at_most = choose_versions(self._policy, sorted(found.keys() | self.serving.keys()))
+        wanted.sort(key=lambda number: number not in found)
+        self.coming, tried = {}, []
+        for number in wanted:
+            if len(self.coming) == at_most:
+                break
+            tried.append(number)
+            one = self._versions.setdefault(number, _Version())
+            if number in found:
+                one.absence = ""
+                await self._bring(number, one, found[number], again=again)
+            else:
+                one.absence = "served from memory: its folder is gone"
+            if one.engine is not None:
+                self.coming[number] = one.engine
+        self._forget_all_but(tried)
+
+    def switch(self) -> None:
+        """Serve what was planned; what it replaces answers what it has taken, and is released."""
+        before, self.serving, self.coming = self.serving, self.coming, {}
+        for number in self.serving:
+            self._versions[number].state = State.READY
+        for number, one in before.items():
+            if self.serving.get(number) is not one:
+                task = asyncio.create_task(self._release(number, one))
+                self._releasing.add(task)
+                task.add_done_callback(self._releasing.discard)
+
+    async def close(self) -> None:
+        """Finish all that was taken and release every backend."""
+        self.coming = {}
+        self.switch()
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+
+    async def _bring(self, number: int, one: _Version, fingerprint: Fingerprint, *, again: bool) -> None:
+        """Load version `number` if its folder is new or has changed, or it was refused and is to be tried `again`."""
+        if one.fingerprint == fingerprint and not (one.refusal and again):
+            return
+        serving = self.serving.get(number)
+        if serving is None:
+            one.state = State.LOADING
+        try:
+            one.engine = await self._loader.load(self.name, number, replaces=serving)
+            one.refusal = ""
+        except BundleError as error:
+            self._refuse(number, one, str(error))
+        one.fingerprint = fingerprint
+
+    def _refuse(self, number: int, one: _Version, reason: str) -> None:
+        self._loader.metrics.load_failed(self.name)
+        if one.refusal != reason:
+            what = "goes on being served from memory" if number in self.serving else "is not served"
+            logger.error("%s/%d %s: %s", self.name, number, what, reason)
+        one.refusal = reason
+        if number not in self.serving:
+            one.engine, one.state = None, State.UNAVAILABLE
+
+    async def _release(self, number: int, leaving: Engine) -> None:
+        """Let `leaving` answer what it has taken. Its entry stays, as unavailable, until the next plan."""
+        one = self._versions[number]
+        replaced = one.engine is not leaving  # by other content of the same number
+        if not replaced:
+            one.engine, one.fingerprint, one.state = None, None, State.UNLOADING
+            where = {"backend": leaving.backend.name, "device": leaving.backend.device}
+            self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
+        await leaving.close()
+        if one.state is State.UNLOADING:
+            one.state = State.UNAVAILABLE
+            one.absence = one.absence or "replaced"
+        logger.info("%s/%d is released", self.name, number)
+
+    def _forget_all_but(self, numbers: Sequence[int]) -> None:
+        for number in self._versions.keys() - {*numbers, *self.serving}:
+            if self._versions[number].state is not State.UNLOADING:
+                del self._versions[number]
+
+
+def choose_versions(policy: str, versions: Sequence[int]) -> tuple[list[int], int]:
+    """Which of `versions` to try, in order, and how many of them to serve, by `Settings.version_policy`.
+
+    `latest:N` falls back on an older version for each one that cannot be loaded.
+    """
+    newest_first = sorted(versions, reverse=True)
+    if policy == "all":
+        return newest_first, len(newest_first)
+    if policy.startswith("latest"):
+        _, _, count = policy.partition(":")
+        return newest_first, int(count or 1)
+    listed = [int(version) for version in policy.split(",")]
+    return [version for version in newest_first if version in listed], len(listed)
