@@ -1,5 +1,7 @@
 """Puts the service together: the one place where every part meets every other."""
 
+import asyncio
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,8 +15,12 @@ from starlette.requests import Request as RawRequest
 
 from service import openapi
 from service.api_v1 import ModelsApi, PredictApi
+from service.api_v2 import InferApi
+from service.api_v2_control import ControlApi
+from service.api_v2_models import DescribeApi
 from service.backends import Runtime
 from service.batcher import QueueLimits
+from service.control import Control
 from service.edge import Edge
 from service.engine import EngineLimits
 from service.errors import InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
@@ -28,12 +34,17 @@ from service.settings import Settings
 
 _STATIC = Path(__file__).parent / "static"
 
+logger = logging.getLogger(__name__)
+
 
 class Service:
     """Everything that one process serves with. `edge` is the ASGI callable."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, readiness: Readiness) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, readiness: Readiness, control: Control) -> None:
         self.readiness = readiness
+        self._control = control
+        self._reload_interval_s = settings.reload_interval_s
+        self._following: asyncio.Task[None] | None = None
         self._metrics = Metrics()
         limits = EngineLimits(
             Limits(settings.max_batch_size, settings.max_batch_steps, settings.max_queue_delay_ms / 1e3),
@@ -41,20 +52,28 @@ class Service:
             settings.max_sequence_length,
             settings.max_trace_values,
         )
-        self._registry = Registry(settings, runtime, limits=limits, metrics=self._metrics)
+        self._registry = Registry(settings, runtime, limits=limits, metrics=self._metrics, control=control)
         self.edge = Edge(
-            self._framework_app(),
-            predict=PredictApi(self._registry, settings),
+            self._framework_app(settings),
+            apis=(PredictApi(self._registry, settings), InferApi(self._registry, settings)),
             keys=ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
             metrics=self._metrics,
             readiness=readiness,
         )
 
     async def load(self) -> None:
-        """Load and warm the models; from then on requests may come. Raises `BackendError` if the device fails."""
+        """Load and warm the models, and follow the repository from then on: requests may come once it holds one.
+
+        Raises `BackendError` if the device fails.
+        """
+        self._control.listen()
         await self._registry.load()
-        if not self._registry.missing and self.readiness.state is WorkerState.STARTING:
-            self.readiness.set(WorkerState.SERVING)
+        self._say_if_ready()
+        self._following = asyncio.create_task(self._follow())
+
+    def look_at_repository(self) -> None:
+        """Have every worker look at the repository now."""
+        self._control.ring()
 
     def drain(self) -> None:
         """Say that no more requests should be sent here; those that come are still answered."""
@@ -62,9 +81,29 @@ class Service:
 
     async def close(self) -> None:
         """Release the models."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
+        self._control.stop_listening()
         await self._registry.close()
 
-    def _framework_app(self) -> FastAPI:
+    async def _follow(self) -> None:
+        """Serve what the repository and the operators want: look every so often, and whenever the bell rings."""
+        heard = 0
+        while True:
+            await self._control.rung(heard, timeout_s=self._reload_interval_s or None)
+            heard = self._control.rings
+            try:
+                await self._registry.sync()
+            except Exception:
+                logger.exception("the repository could not be followed; what is loaded goes on being served")
+            self._say_if_ready()
+
+    def _say_if_ready(self) -> None:
+        if not self._registry.missing and self.readiness.state is WorkerState.STARTING:
+            self.readiness.set(WorkerState.SERVING)
+
+    def _framework_app(self, settings: Settings) -> FastAPI:
         """All that is not inference. The documentation is served from our own files: it works without the internet."""
         app = FastAPI(
             title="lstm-serve",
@@ -76,6 +115,9 @@ class Service:
             generate_unique_id_function=lambda route: route.name,
         )
         app.include_router(ModelsApi(self._registry).router())
+        describe = DescribeApi(self._registry, settings, readiness=self.readiness, metrics=self._metrics)
+        app.include_router(describe.router())
+        app.include_router(ControlApi(self._registry, settings).router())
         app.add_api_route("/health/live", self._live, name="live", tags=["health"], responses=openapi.errors(500))
         app.add_api_route(
             "/health/ready", self._ready, name="ready", tags=["health"], responses=openapi.errors(500, 503)

@@ -8,11 +8,12 @@ second with 64 connections on two cores). Every other path goes on to the FastAP
 import logging
 import os
 import re
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Protocol
 
-from service.api_v1 import PredictApi
 from service.engine import Engine
-from service.errors import ClientGone, DeadlineExceeded, InternalError, MethodNotAllowed, ServiceError
+from service.errors import ClientGone, DeadlineExceeded, InternalError, MethodNotAllowed, ServiceError, Unsupported
 from service.http import (
     ASGIApp,
     Header,
@@ -31,19 +32,39 @@ from service.readiness import Readiness, WorkerState
 from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_HEALTH = "/health/"
+_HEALTH = ("/health/", "/v2/health/")
 
 logger = logging.getLogger(__name__)
+
+
+class InferenceApi(Protocol):
+    """One protocol in which inference is asked for; it translates between HTTP and the engine."""
+
+    @property
+    def name(self) -> str:
+        """The first segment of its paths, which is also the metrics' label."""
+
+    def route(self, path: str) -> Engine | None:
+        """The engine that `path` asks for an inference; None if it is another kind of path."""
+
+    async def answer(self, request: Request, engine: Engine) -> Response:
+        """Answer one inference request; raise a `ServiceError` for whatever goes wrong."""
 
 
 class Edge:
     """Wraps the FastAPI `app` and answers inference requests itself."""
 
     def __init__(
-        self, app: ASGIApp, *, predict: PredictApi, keys: ApiKeys | None, metrics: Metrics, readiness: Readiness
+        self,
+        app: ASGIApp,
+        *,
+        apis: Sequence[InferenceApi],
+        keys: ApiKeys | None,
+        metrics: Metrics,
+        readiness: Readiness,
     ) -> None:
         self._app = app
-        self._predict = predict
+        self._apis = {api.name: api for api in apis}
         self._keys = keys
         self._metrics = metrics
         self._readiness = readiness
@@ -67,13 +88,15 @@ class Edge:
         path = request.scope["path"]
         if self._keys is not None and not path.startswith(_HEALTH):
             self._keys.check(request.header(b"authorization"))
-        exchange.engine = self._predict.route(path)
-        if exchange.engine is None:
+        api = self._apis.get(_first_segment(path))
+        exchange.engine = api.route(path) if api else None
+        if api is None or exchange.engine is None:
             await self._app(request.scope, request.receive, exchange.send)
             return
         if request.scope["method"] != "POST":
             raise MethodNotAllowed(request.scope["method"], allowed="POST")
-        response = await self._predict.predict(request, exchange.engine)
+        with exchange.engine.in_use():
+            response = await api.answer(request, exchange.engine)
         await exchange.respond(response)
 
     async def _refuse(self, exchange: "_Exchange", error: ServiceError) -> None:
@@ -87,19 +110,27 @@ class Edge:
     def _book(self, exchange: "_Exchange") -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
         engine, status = exchange.engine, exchange.status
+        api = _first_segment(exchange.path)
         self._metrics.answered(
             model=engine.name if engine else "",
             version=engine.version if engine else "",
-            api="v1" if exchange.path.startswith("/v1/") else "other",
+            api=api if api in self._apis else "other",
             status=status,
         )
-        if exchange.timing is not None:
-            self._metrics.finished(exchange.timing)
-        level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.ERROR
+        if engine is not None and exchange.timing is not None:
+            engine.metrics.succeeded(exchange.timing)
+        elif engine is not None:
+            engine.metrics.failed(exchange.duration_s)
+        of_the_client = status < 500 or status == Unsupported.status
+        level = logging.DEBUG if status < 400 else logging.INFO if of_the_client else logging.ERROR
         if exchange.bug is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
             logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields()})
+
+
+def _first_segment(path: str) -> str:
+    return path.removeprefix("/").partition("/")[0]
 
 
 class _Exchange:
@@ -119,6 +150,11 @@ class _Exchange:
         self._headers: list[Header] = [(b"x-request-id", self.request_id)]
         if draining:
             self._headers.append((b"connection", b"close"))
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since its headers came."""
+        return perf_counter() - self._start
 
     async def send(self, message: Message) -> None:
         """Pass on a message of the app's, with the headers that every answer has."""
@@ -143,7 +179,7 @@ class _Exchange:
             "method": self._scope["method"],
             "path": self.path,
             "status": self.status,
-            "duration_ms": round((perf_counter() - self._start) * 1e3, 3),
+            "duration_ms": round(self.duration_s * 1e3, 3),
         }
         if self.engine is not None:
             fields["model"] = f"{self.engine.name}/{self.engine.version}"

@@ -1,7 +1,9 @@
 """One loaded model version: its backend, its batcher, its tracer. Protocol-neutral: the APIs only translate to it."""
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -15,7 +17,7 @@ from service.batcher import Batcher, Outputs, QueueLimits
 from service.errors import DeadlineExceeded, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
-from service.tensors import Sequences, TraceLevel
+from service.tensors import Sequences, State, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
 
@@ -42,11 +44,27 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Probabilities float32 (B, K) and, if asked for, each sequence's trace."""
+class Query:
+    """What is asked of an engine. `outputs`: names out of `Manifest.outputs`, which come beside the probabilities."""
 
-    probabilities: Array
+    sequences: Sequences
+    timeout_s: float
+    outputs: frozenset[str] = frozenset()
+    trace: TraceLevel | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Graph outputs by name, `probabilities` float32 (B, K) among them, and, if asked for, each sequence's trace."""
+
+    outputs: Outputs
     traces: list[list[Layer]] | None
+
+    @property
+    def probabilities(self) -> Array:
+        """Float32 (B, K)."""
+        return self.outputs["probabilities"]
 
 
 def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
@@ -85,26 +103,52 @@ class Engine:
         self.backend = loaded.backend
         self.name = self.manifest.name
         self.version = str(self.manifest.version)
+        self.traced_names = loaded.tracer.names
+        self.metrics = metrics.of_model(self.name, self.version)
         self._limits = limits
-        self._metrics = metrics
         self._tracer = loaded.tracer
         self._batcher = Batcher(
             loaded.backend,
             (self.manifest.num_layers * self.manifest.num_directions, self.manifest.hidden_size),
             limits=limits.batch,
             queue_limits=limits.queue,
-            metrics=metrics,
+            metrics=self.metrics,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
-    async def predict(
-        self, sequences: Sequences, trace: TraceLevel | None, *, timeout_s: float, timing: Timing
-    ) -> Prediction:
-        """Classify `sequences`, and trace them if asked to. Raises what `Batcher.infer` raises; fills `timing`.
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `close` waiting: a request that was routed here is answered here, however long its body takes to come."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def predict(self, query: Query, timing: Timing) -> Prediction:
+        """Classify sequences, and trace them if asked to. Raises what `Batcher.infer` raises; fills `timing`.
 
         A traced request is computed in one batch with others; what only the trace needs is computed after it, in a
         thread of its own, when the others have their answers.
         """
+        self._check_size(query.sequences, query.trace)
+        deadline_s = asyncio.get_running_loop().time() + query.timeout_s
+        wanted = query.outputs | (self._tracer.outputs() if query.trace else {"probabilities"})
+        outputs = await self._batcher.infer(
+            query.sequences, wanted, timeout_s=query.timeout_s, timing=timing, priority=query.priority
+        )
+        traces = await self._trace_until(deadline_s, query, outputs, query.trace) if query.trace else None
+        self.metrics.predicted(self.manifest.labels, outputs["probabilities"])
+        timing.completed = perf_counter()
+        return Prediction(outputs, traces)
+
+    def _check_size(self, sequences: Sequences, trace: TraceLevel | None) -> None:
         if sequences.longest > self._limits.max_sequence_length:
             row = int(sequences.lengths.argmax())
             limit = self._limits.max_sequence_length
@@ -114,46 +158,40 @@ class Engine:
             raise TooLarge(
                 f"these traces would hold {size} values, at most {limit} may; send fewer or shorter sequences"
             )
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
-        wanted = self._tracer.outputs() if trace else frozenset({"probabilities"})
-        outputs = await self._batcher.infer(sequences, wanted, timeout_s=timeout_s, timing=timing)
-        traces = await self._trace_until(deadline_s, sequences, outputs, trace) if trace else None
-        probabilities = outputs["probabilities"]
-        self._metrics.predicted(self.name, self.version, self.manifest.labels, probabilities)
-        timing.completed = perf_counter()
-        return Prediction(probabilities, traces)
 
     async def close(self) -> None:
-        """Finish what was taken and release the backend.
+        """Wait for the requests that were routed here, finish what was taken, release the backend.
 
         The trace's thread is left to go with the engine: answers that have just come from the backend still need it.
         """
+        await self._unused.wait()
         await self._batcher.close()
 
     async def _trace_until(
-        self, deadline_s: float, sequences: Sequences, outputs: Outputs, level: TraceLevel
+        self, deadline_s: float, query: Query, outputs: Outputs, level: TraceLevel
     ) -> list[list[Layer]]:
         try:
             async with asyncio.timeout_at(deadline_s):
-                return await self._trace(deadline_s, sequences, outputs, level)
+                return await self._trace(deadline_s, query, outputs, level)
         except TimeoutError:
             raise DeadlineExceeded("the request's time ran out before it was traced") from None
 
-    async def _trace(
-        self, deadline_s: float, sequences: Sequences, outputs: Outputs, level: TraceLevel
-    ) -> list[list[Layer]]:
+    async def _trace(self, deadline_s: float, query: Query, outputs: Outputs, level: TraceLevel) -> list[list[Layer]]:
         loop = asyncio.get_running_loop()
         traces = []
-        for row, sequence in enumerate(sequences):
+        for row, sequence in enumerate(query.sequences):
+            state = query.sequences.state and query.sequences.state.take(np.array([row]))
             ends = None
             if level == "gates" and self.manifest.bidirectional:
-                ends = await self._prefix_probabilities(deadline_s, sequence)
-            arrays = {name: _row(array, row, len(sequence)) for name, array in outputs.items()}
-            trace = partial(self._tracer.trace, sequence, arrays, level, ends)
+                ends = await self._prefix_probabilities(deadline_s, sequence, state, query.priority)
+            arrays = {name: _row(outputs[name], row, len(sequence)) for name in self._tracer.outputs()}
+            trace = partial(self._tracer.trace, sequence, arrays, level, state=state, ends=ends)
             traces.append(await loop.run_in_executor(self._trace_thread, trace))
         return traces
 
-    async def _prefix_probabilities(self, deadline_s: float, sequence: Array) -> Array:
+    async def _prefix_probabilities(
+        self, deadline_s: float, sequence: Array, state: State | None, priority: int
+    ) -> Array:
         """Probabilities (T, K) of every beginning of `sequence` (T, F), each run for itself, one batch at a time.
 
         With a backward direction, ending earlier changes every hidden state: there is no shorter way.
@@ -161,12 +199,14 @@ class Engine:
         lengths = np.arange(1, len(sequence) + 1)
         probabilities = np.empty((len(sequence), len(self.manifest.labels)), np.float32)
         for rows in policy.split(lengths, self._limits.batch):
-            prefixes = Sequences(np.concatenate([sequence[: row + 1] for row in rows]), lengths[rows])
+            values = np.concatenate([sequence[: row + 1] for row in rows])
+            prefixes = Sequences(values, lengths[rows], state and state.take(np.zeros_like(rows)))
             outputs = await self._batcher.infer(
                 prefixes,
                 frozenset({"probabilities"}),
                 timeout_s=deadline_s - asyncio.get_running_loop().time(),
                 timing=Timing.start(),
+                priority=priority,
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities

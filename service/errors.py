@@ -8,6 +8,7 @@
     ├── TooLarge           413  body, batch or sequence over its limit
     ├── QueueFull          429  too much waiting already; Retry-After
     ├── ClientGone         499  the client closed its connection; no one reads this
+    ├── Unsupported        501  a part of the protocol that this service does not have
     ├── InternalError      500  a bug of ours, logged with its stack, told without it
     ├── Unavailable        503  not ready, draining, or the model is going; Retry-After
     └── DeadlineExceeded   504  the request's time ran out before its batch came up
@@ -86,6 +87,19 @@ class ClientGone(ServiceError):
 
 class InternalError(ServiceError):
     """A bug of ours or of the runtime."""
+
+
+class Unsupported(ServiceError):
+    """The protocol has this, the service does not."""
+
+    status = 501
+    reason = "unsupported"
+
+
+class UnknownEncoding(Unsupported):
+    """A Content-Encoding that is not undone here."""
+
+    headers = ((b"accept-encoding", b"gzip, deflate"),)
 
 
 class Unavailable(ServiceError):

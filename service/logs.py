@@ -38,8 +38,18 @@ def configure(log_format: Literal["text", "json"], level: str) -> None:
     """Send all records of this process to standard error, uvicorn's included, from `level` up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
+
+
+def level() -> str:
+    """From which level up records of this process are sent, in lower case."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def set_level(level: str) -> None:
+    """Send the records of this process from `level` up; from libraries no less than warnings."""
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in ("uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))

@@ -7,6 +7,7 @@ any worker's answer to a scrape adds them all up. Labels come from closed sets: 
 
 import os
 from collections.abc import Sequence
+from time import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -23,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.statistics import Statistics, collect_statistics
 from service.timing import STAGES, Timing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -55,6 +58,7 @@ class Metrics:
         self._make_request_metrics()
         self._make_batch_metrics()
         self._make_model_metrics()
+        self._make_statistics_metrics()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if not self._multiprocess:
             ProcessCollector(registry=self._registry)
@@ -64,7 +68,7 @@ class Metrics:
         registry = self._registry
         self._requests = Counter(
             "lstm_requests",
-            "Answers by status; api is v1, or other for what is under no API",
+            "Answers by status; api is v1, v2, or other for what is under no API",
             ("model", "version", "api", "code"),
             registry=registry,
         )
@@ -105,7 +109,7 @@ class Metrics:
 
     def _make_model_metrics(self) -> None:
         registry = self._registry
-        self._predictions = Counter(
+        self.predictions = Counter(
             "lstm_predictions",
             "Sequences by the label they were given",
             ("model", "version", "label"),
@@ -116,7 +120,7 @@ class Metrics:
         )
         self._model_info = Gauge(
             "lstm_model_info",
-            "1 for each model version that is served",
+            "1 for each model version that is served, 0 once it no longer is",
             ("model", "version", "backend", "device"),
             registry=registry,
             multiprocess_mode="livemax",
@@ -125,6 +129,43 @@ class Metrics:
             "lstm_model_load_duration_seconds",
             "Reading, checking, loading and warming one model version",
             buckets=_SECONDS,
+            registry=registry,
+        )
+
+        self._model_load_failures = Counter(
+            "lstm_model_load_failures",
+            "Model versions that were refused when they were to be served, each time",
+            ("model",),
+            registry=registry,
+        )
+        self._repository_readable = Gauge(
+            "lstm_repository_readable",
+            "1 if the repository could be listed when it was last looked at; else what is loaded goes on being served",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+    def _make_statistics_metrics(self) -> None:
+        registry, labels = self._registry, ("model", "version")
+        self.inferences = Counter("lstm_inferences", "Sequences computed", labels, registry=registry)
+        self.executions = Counter("lstm_executions", "Model runs", labels, registry=registry)
+        self.last_inference = Gauge(
+            "lstm_last_inference_timestamp_seconds",
+            "When the model last ran",
+            labels,
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.model_requests = Summary(
+            "lstm_model_request_duration_seconds",
+            "Inference requests of one model version; outcome is success or fail",
+            (*labels, "outcome"),
+            registry=registry,
+        )
+        self.model_stages = Summary(
+            "lstm_model_stage_duration_seconds",
+            "Time in one stage of those that succeeded",
+            (*labels, "stage"),
             registry=registry,
         )
 
@@ -151,28 +192,92 @@ class Metrics:
         self._queue_size.inc(by)
 
     def ran(self, lengths: NDArray[np.int64]) -> None:
-        """Book one model run over sequences of these `lengths` (B)."""
+        """Book one run, of whichever model, over sequences of these `lengths` (B)."""
         padded = len(lengths) * int(lengths.max())
         self._batch_size.observe(len(lengths))
         self._padding_ratio.observe(1 - int(lengths.sum()) / padded)
         self._sequence_length.observe_all(lengths.astype(np.float64))
 
-    def predicted(self, model: str, version: str, labels: Sequence[str], probabilities: NDArray[np.float32]) -> None:
-        """Count the most probable label of each row of `probabilities` (B, K), and how probable it was."""
-        for index, count in enumerate(np.bincount(probabilities.argmax(axis=1)).tolist()):
-            if count:
-                self._predictions.labels(model, version, labels[index]).inc(count)
-        self._confidence.observe_all(probabilities.max(axis=1).astype(np.float64))
+    def confident(self, probabilities: NDArray[np.float32]) -> None:
+        """Book how probable the labels given were."""
+        self._confidence.observe_all(probabilities.astype(np.float64))
 
     def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
         """Book a model version that is served from now on."""
         self._model_info.labels(model, version, backend, device).set(1)
         self._model_load_duration.observe(duration_s)
 
+    def unloaded(self, *, model: str, version: str, backend: str, device: str) -> None:
+        """Book that a model version is no longer served."""
+        self._model_info.labels(model, version, backend, device).set(0)
+
+    def load_failed(self, model: str) -> None:
+        """Count a version of `model` that was refused."""
+        self._model_load_failures.labels(model).inc()
+
+    def looked_at_repository(self, *, readable: bool) -> None:
+        """Book whether the repository could be listed."""
+        self._repository_readable.set(readable)
+
+    def of_model(self, model: str, version: str) -> "ModelMetrics":
+        """What is booked for one model version."""
+        return ModelMetrics(self, model=model, version=version)
+
+    def statistics(self) -> dict[tuple[str, str], Statistics]:
+        """By model and version, what the metrics hold for each, over all workers."""
+        families = self._all_workers().collect()
+        return collect_statistics((s.name, s.labels, s.value) for family in families for s in family.samples)
+
     def render(self) -> bytes:
         """The text exposition of all metrics, of all workers."""
+        return generate_latest(self._all_workers())
+
+    def _all_workers(self) -> CollectorRegistry:
         if not self._multiprocess:
-            return generate_latest(self._registry)
+            return self._registry
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
+
+
+class ModelMetrics:
+    """What is booked for one model version: its labels are looked up once. May be used from its backend's thread."""
+
+    def __init__(self, metrics: Metrics, *, model: str, version: str) -> None:
+        self._all = metrics
+        self._predictions = metrics.predictions
+        self._labels = (model, version)
+        self._inferences = metrics.inferences.labels(model, version)
+        self._executions = metrics.executions.labels(model, version)
+        self._last_inference = metrics.last_inference.labels(model, version)
+        self._success, self._failure = (metrics.model_requests.labels(model, version, o) for o in ("success", "fail"))
+        self._stages = [metrics.model_stages.labels(model, version, stage) for stage in STAGES]
+
+    def queue_changed(self, by: int) -> None:
+        """Add to the number of waiting sequences."""
+        self._all.queue_changed(by)
+
+    def ran(self, lengths: NDArray[np.int64]) -> None:
+        """Book one model run over sequences of these `lengths` (B)."""
+        self._all.ran(lengths)
+        self._executions.inc()
+        self._inferences.inc(len(lengths))
+        self._last_inference.set(time())
+
+    def predicted(self, labels: Sequence[str], probabilities: NDArray[np.float32]) -> None:
+        """Count the most probable label of each row of `probabilities` (B, K), and how probable it was."""
+        for index, count in enumerate(np.bincount(probabilities.argmax(axis=1)).tolist()):
+            if count:
+                self._predictions.labels(*self._labels, labels[index]).inc(count)
+        self._all.confident(probabilities.max(axis=1))
+
+    def succeeded(self, timing: Timing) -> None:
+        """Book a successful inference request's duration and stages."""
+        self._all.finished(timing)
+        self._success.observe(timing.duration_s)
+        for stage, duration_s in zip(self._stages, timing.stages_s(), strict=True):
+            stage.observe(duration_s)
+
+    def failed(self, duration_s: float) -> None:
+        """Book an inference request that did not succeed."""
+        self._failure.observe(duration_s)

@@ -6,22 +6,25 @@ A test holds it against real requests and answers.
 
 from typing import Any
 
+from service import openapi_v2
+
 Json = dict[str, Any]
 
 DESCRIPTION = (
     "LSTM sequence classification over HTTP, with what every layer computed on request.\n\n"
     'Every error has the body `{"error": "what was got, what is allowed"}`. Any other path is 404, any other method '
     "405 with `Allow`. Every answer carries `X-Request-Id`, the client's own if it sent one. A bearer key is needed, "
-    "on all paths but `/health`, if the service was started with `LSTM_API_KEYS_FILE`."
+    "on all paths but those of health, if the service was started with `LSTM_API_KEYS_FILE`."
 )
 
 _ERRORS = {
-    400: "Malformed JSON, wrong rank or feature count, ragged rows, values that are no finite numbers, or nothing",
+    400: "Malformed, of the wrong shape, not finite, or empty; or a model that cannot be loaded",
     401: "A key is needed, or this one is not valid",
     404: "No such model or version",
     413: "Body, batch, sequence or trace over its limit; the connection is closed",
     429: "Too much is waiting already",
     500: "A bug of the service",
+    501: "A part of the protocol that the service does not have",
     503: "Not ready, shutting down, or the model is being unloaded",
     504: "The request's time ran out",
 }
@@ -135,33 +138,40 @@ def errors(*statuses: int) -> dict[int | str, Json]:
     return described
 
 
+def json_body(properties: Json) -> Json:
+    """FastAPI's `openapi_extra` of an operation whose body may be left out."""
+    return {"requestBody": _content({"type": "object", "properties": properties})}
+
+
 def complete(document: Json) -> Json:
     """Make FastAPI's `document` whole: the inference paths, the shared schemas, the keys."""
     paths = {**_inference_paths(), **document["paths"]}
     for path, operations in paths.items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's own; no parameter of ours can be malformed
-            operation["security"] = [] if path.startswith("/health/") else [{}, {"bearer": []}]
+            operation["security"] = [] if path.startswith(("/health/", "/v2/health/")) else [{}, {"bearer": []}]
     schemas = {
         name: schema
         for name, schema in document.get("components", {}).get("schemas", {}).items()
         if not name.endswith("ValidationError")
     }
     bearer = {"type": "http", "scheme": "bearer", "description": "a key of LSTM_API_KEYS_FILE, if there is one"}
-    components = {"schemas": _SCHEMAS | schemas, "securitySchemes": {"bearer": bearer}}
+    components = {"schemas": _SCHEMAS | openapi_v2.SCHEMAS | schemas, "securitySchemes": {"bearer": bearer}}
     return {**document, "paths": paths, "components": components}
 
 
 def _inference_paths() -> Json:
-    """The `paths` of the predict requests."""
+    """The `paths` of the predict and infer requests."""
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     version = {**name, "name": "version"}
+    infer_errors = _by_text(errors(*_ERRORS))
     return {
         "/v1/predict": _predict("predict", "Classify sequences with the default model", []),
         "/v1/models/{name}/predict": _predict("predict_model", "Classify sequences with a model", [name]),
         "/v1/models/{name}/versions/{version}/predict": _predict(
             "predict_version", "Classify sequences with one version of a model", [name, version]
         ),
+        **openapi_v2.infer_paths(name, version, infer_errors, _STAGES),
     }
 
 
@@ -180,9 +190,13 @@ def _predict(operation_id: str, summary: str, parameters: list[Json]) -> Json:
             "required": True,
             **_content({"$ref": "#/components/schemas/PredictRequest"}, example=EXAMPLE_REQUEST),
         },
-        "responses": {"200": answered, **{str(status): response for status, response in errors(*_ERRORS).items()}},
+        "responses": {"200": answered, **_by_text(errors(*(_ERRORS.keys() - {501})))},
     }
     return {"post": operation}
+
+
+def _by_text(responses: dict[int | str, Json]) -> Json:
+    return {str(status): responses[status] for status in sorted(responses, key=int)}
 
 
 def _content(schema: Json, **example: Json) -> Json:

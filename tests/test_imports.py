@@ -9,9 +9,10 @@ ROOT = Path(__file__).parent.parent
 
 # Each module of the service may import from those before it, never from those after it.
 SERVICE_ORDER = [
-    "errors", "settings", "timing", "tensors", "metrics", "backends", "backends.onnx", "backends.torchscript", "policy",
-    "batcher", "trace", "engine", "registry", "keys", "readiness", "http", "openapi", "api_v1", "edge", "app", "logs",
-    "server", "workers", "__main__",
+    "errors", "settings", "timing", "tensors", "statistics", "metrics", "backends", "backends.onnx",
+    "backends.torchscript", "policy", "batcher", "trace", "engine", "control", "versions", "registry", "keys",
+    "readiness", "http", "logs", "compression", "binary_tensors", "open_inference", "openapi_v2", "openapi", "api_v1",
+    "api_v2_tensors", "api_v2", "api_v2_models", "api_v2_control", "edge", "app", "server", "workers", "__main__",
 ]  # fmt: skip
 CHOOSERS = {"backends"}  # import what stands after them, inside a function, when it has been chosen
 
@@ -19,10 +20,10 @@ CHOOSERS = {"backends"}  # import what stands after them, inside a function, whe
 HOMES = {
     "torch": {"backends/torchscript.py"},
     "onnxruntime": {"backends/onnx.py"},
-    "fastapi": {"api_v1.py", "app.py"},
-    "starlette": {"api_v1.py", "app.py"},
+    "fastapi": {"api_v1.py", "api_v2_control.py", "api_v2_models.py", "app.py"},
+    "starlette": {"api_v2_control.py", "app.py"},
     "prometheus_client": {"metrics.py", "workers.py"},
-    "simdjson": {"tensors.py"},
+    "simdjson": {"open_inference.py", "tensors.py"},
     "orjson": {"tensors.py", "api_v1.py"},
     "uvicorn": {"server.py"},
     "pydantic": {"api_v1.py", "settings.py"},

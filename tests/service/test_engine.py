@@ -16,11 +16,11 @@ from model.bundle import Bundle, open_bundle
 from service import engine as engine_module
 from service.backends import Array, Batch, Runtime, load_backend
 from service.batcher import QueueLimits
-from service.engine import Engine, EngineLimits, Loaded, Prediction, load
+from service.engine import Engine, EngineLimits, Loaded, Prediction, Query, load
 from service.errors import DeadlineExceeded, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
-from service.tensors import Sequences, TraceLevel
+from service.tensors import Sequences, State, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
 
@@ -35,9 +35,11 @@ class GatedTracer(Tracer):
         super().__init__(bundle)
         self.gate = Gate()
 
-    def trace(self, sequence: Array, row: dict[str, Array], level: TraceLevel, ends: Array | None) -> list[Layer]:
+    def trace(
+        self, sequence: Array, row: dict[str, Array], level: TraceLevel, *, state: State | None, ends: Array | None
+    ) -> list[Layer]:
         self.gate.go_through()
-        return super().trace(sequence, row, level, ends)
+        return super().trace(sequence, row, level, state=state, ends=ends)
 
 
 class Setup:
@@ -52,8 +54,8 @@ class Setup:
     def ask(
         self, lengths: list[int], trace: TraceLevel | None = None, *, timeout_s: float = 30.0, seed: int = 0
     ) -> asyncio.Task[Prediction]:
-        sequences = make_sequences(lengths, seed)
-        return asyncio.create_task(self.engine.predict(sequences, trace, timeout_s=timeout_s, timing=Timing.start()))
+        query = Query(make_sequences(lengths, seed), timeout_s, trace=trace)
+        return asyncio.create_task(self.engine.predict(query, Timing.start()))
 
 
 def make_sequences(lengths: list[int], seed: int = 0) -> Sequences:
@@ -181,9 +183,8 @@ def test_a_row_is_answered_the_same_alone_as_in_any_batch(repository: Path, kind
             setup = Setup(repository, kind)
             together = await setup.ask(lengths, seed=seed)
             for row, sequence in enumerate(make_sequences(lengths, seed)):
-                alone = await setup.engine.predict(
-                    Sequences(sequence, np.array([len(sequence)])), None, timeout_s=30, timing=Timing.start()
-                )
+                query = Query(Sequences(sequence, np.array([len(sequence)])), timeout_s=30)
+                alone = await setup.engine.predict(query, Timing.start())
                 np.testing.assert_allclose(together.probabilities[row], alone.probabilities[0], rtol=0, atol=1e-6)
 
         fake_clock.run(test)

@@ -13,6 +13,7 @@ from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
+from service.statistics import Total
 from service.timing import STAGES, Timing
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -31,6 +32,11 @@ CONTRACT = {
     "lstm_prediction_confidence": ("histogram", set()),
     "lstm_model_info": ("gauge", {"model", "version", "backend", "device"}),
     "lstm_model_load_duration_seconds": ("histogram", set()),
+    "lstm_inferences": ("counter", {"model", "version"}),
+    "lstm_executions": ("counter", {"model", "version"}),
+    "lstm_last_inference_timestamp_seconds": ("gauge", {"model", "version"}),
+    "lstm_model_request_duration_seconds": ("summary", {"model", "version", "outcome"}),
+    "lstm_model_stage_duration_seconds": ("summary", {"model", "version", "stage"}),
     "lstm_model_load_failures": ("counter", {"model"}),
     "lstm_repository_readable": ("gauge", set()),
 }
@@ -58,13 +64,15 @@ def bounds(metrics: Metrics, name: str) -> list[float]:
 def metrics() -> Metrics:
     made = Metrics()
     made.answered(model="m", version="1", api="v1", status=200)
-    made.finished(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
+    of_model = made.of_model("m", "1")
+    of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
+    of_model.failed(7.0)
     made.rejected("queue_full")
     made.dropped("deadline")
     made.queue_changed(3)
     made.queue_changed(-1)
-    made.ran(np.array([4, 2, 2]))
-    made.predicted("m", "1", ("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
+    of_model.ran(np.array([4, 2, 2]))
+    of_model.predicted(("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
     made.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     made.load_failed("m")
     made.looked_at_repository(readable=True)
@@ -97,6 +105,19 @@ def test_each_call_is_booked_in_base_units(metrics: Metrics) -> None:
     assert value(metrics, "lstm_prediction_confidence_sum") == 2.125
     assert value(metrics, "lstm_model_info", model="m", version="1", backend="onnx", device="cpu") == 1
     assert value(metrics, "lstm_model_load_duration_seconds_sum") == 0.5
+
+
+def test_statistics_are_read_back_by_model_version(metrics: Metrics) -> None:
+    metrics.of_model("m", "2").ran(np.array([1]))
+    statistics = metrics.statistics()
+    first, second = statistics["m", "1"], statistics["m", "2"]
+    assert (first.inferences, first.executions, second.inferences, second.executions) == (3, 1, 1, 1)
+    assert first.last_inference_s > 1e9
+    assert first.requests == {"success": Total(1, 21.0), "fail": Total(1, 7.0)}
+    assert [(name, total.count, total.seconds) for name, total in first.stages.items()] == [
+        (stage, 1, float(seconds)) for seconds, stage in enumerate(STAGES, 1)
+    ]
+    assert second.requests["success"] == Total(0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +161,7 @@ from service.metrics import Metrics
 def work():
     metrics = Metrics()
     metrics.answered(model="m", version="1", api="v1", status=200)
-    metrics.ran(np.array([2, 3]))
+    metrics.of_model("m", "1").ran(np.array([2, 3]))
     metrics.queue_changed(4)
     metrics.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     return metrics
@@ -149,7 +170,9 @@ if (process_id := os.fork()) == 0:
     work()
     os._exit(0)
 os.waitpid(process_id, 0)
-sys.stdout.buffer.write(work().render())
+metrics = work()
+assert metrics.statistics()["m", "1"].inferences == 4
+sys.stdout.buffer.write(metrics.render())
 """
 
 
