@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from factories import make_bundle
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model.bundle import ONNX
 from service.backends import Runtime
@@ -21,11 +19,8 @@ from service.metrics import Metrics
 from service.policy import Limits
 from service.registry import Registry
 from service.settings import load_settings
-from service.versions import choose_versions
 
 LIMITS = EngineLimits(Limits(8, 4096), QueueLimits(64, 4096), 100, 10_000)
-
-version_numbers = st.lists(st.integers(1, 50), unique=True)
 
 
 @asynccontextmanager
@@ -55,30 +50,6 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_bundle(folder, "m", seed=seed)
     make_bundle(folder, "n")
     return folder
-
-
-@given(version_numbers)
-def test_the_policy_all_serves_every_version(present: list[int]) -> None:
-    wanted, at_most = choose_versions("all", present)
-    assert wanted == sorted(present, reverse=True)
-    assert at_most == len(present)
-
-
-@given(version_numbers, st.integers(1, 9999))
-def test_the_policy_latest_tries_the_newest_first_and_has_the_older_ones_to_fall_back_on(
-    present: list[int], count: int
-) -> None:
-    wanted, at_most = choose_versions(f"latest:{count}", present)
-    assert wanted == sorted(present, reverse=True)
-    assert at_most == count
-    assert choose_versions("latest", present) == (wanted, 1)
-
-
-@given(version_numbers, st.lists(st.integers(1, 50), min_size=1))
-def test_a_list_serves_those_of_it_that_there_are(present: list[int], listed: list[int]) -> None:
-    wanted, at_most = choose_versions(",".join(map(str, listed)), present)
-    assert wanted == sorted(set(present) & set(listed), reverse=True)
-    assert at_most >= len(wanted)
 
 
 @pytest.mark.parametrize(
