@@ -38,7 +38,7 @@ class Registry:
         self._models: dict[str, Model] = {}
         self._served: dict[str, Model] = {}  # those of them that serve a version
         self._wishes = Wishes(generation=-1)
-        self._hidden = ""  # why the repository cannot be listed
+        self._hidden: set[str] = set()  # what cannot be listed, and why
         self._syncing = asyncio.Lock()
 
     @property
@@ -149,18 +149,18 @@ class Registry:
 
     def _survey(self) -> Mapping[str, Mapping[int, Fingerprint] | BundleError]:
         """What the repository holds. If it cannot be listed, every model that is known hides for that reason."""
+        found: Mapping[str, Mapping[int, Fingerprint] | BundleError]
         try:
             found = survey(self._settings.repository)
+            hidden = {str(versions) for versions in found.values() if isinstance(versions, BundleError)}
         except BundleError as error:
-            if self._hidden != str(error):
-                logger.error("repository cannot be read: %s", error)
-            self._hidden = str(error)
-            self._metrics.looked_at_repository(readable=False)
-            return dict.fromkeys(self._models, error)
-        if self._hidden:
+            found, hidden = dict.fromkeys(self._models, error), {str(error)}
+        for reason in sorted(hidden - self._hidden):
+            logger.error("repository cannot be read: %s", reason)
+        if self._hidden and not hidden:
             logger.info("repository can be read again")
-        self._hidden = ""
-        self._metrics.looked_at_repository(readable=True)
+        self._hidden = hidden
+        self._metrics.looked_at_repository(readable=not hidden)
         return found
 
     async def _plan(self, name: str, found: Mapping[int, Fingerprint] | BundleError, wishes: Wishes) -> None:

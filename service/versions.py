@@ -11,12 +11,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
-from model.bundle import BundleError, Fingerprint, Manifest, open_bundle
+from model.bundle import BundleError, Fingerprint, open_bundle
 from service import engine
 from service.backends import BackendError, Runtime
-from service.engine import Engine, EngineLimits, Loaded
+from service.engine import Engine, EngineLimits
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -67,26 +68,21 @@ class Loader:
 
         Raises `BundleError` if it cannot be had, be it the bundle's fault or the device's.
         """
+        bundle = await asyncio.to_thread(open_bundle, self.repository / name / str(number))
+        if replaces is not None and replaces.manifest == bundle.manifest:  # with the hash of every file
+            return replaces
+        load = partial(engine.load, bundle, self._runtime, max_rows=self._limits.batch.max_rows)
         try:
-            loaded = await asyncio.to_thread(self._load, name, number, replaces.manifest if replaces else None)
+            loaded = await asyncio.to_thread(load)
         except BackendError as error:
             self.device_fault = error
             raise BundleError(str(error)) from error
-        if loaded is None:
-            assert replaces is not None
-            return replaces
         made = Engine(loaded, limits=self._limits, metrics=self.metrics)
         where = {"backend": made.backend.name, "device": made.backend.device}
         self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **where)
         fields = {**where, "duration_s": round(loaded.duration_s, 3)}
         logger.info("%s/%s is loaded", name, made.version, extra={"fields": fields})
         return made
-
-    def _load(self, name: str, number: int, known: Manifest | None) -> Loaded | None:
-        bundle = open_bundle(self.repository / name / str(number))
-        if bundle.manifest == known:  # with the hash of every file
-            return None
-        return engine.load(bundle, self._runtime, max_rows=self._limits.batch.max_rows)
 
 
 class Model:
@@ -99,11 +95,12 @@ class Model:
         self._policy = policy
         self._loader = loader
         self._versions: dict[int, _Version] = {}
+        self._hidden = ""  # why its folder cannot be listed
         self._releasing: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
         """Whether there is anything to say of it."""
-        return bool(self._versions)
+        return bool(self._versions or self._hidden)
 
     @property
     def held(self) -> list[int]:
@@ -112,8 +109,9 @@ class Model:
 
     @property
     def fault(self) -> str:
-        """Why the newest of the versions that were refused is; empty if none is."""
-        return next((one.refusal for _, one in sorted(self._versions.items(), reverse=True) if one.refusal), "")
+        """What keeps it from being served as it is wanted: its folder, or the newest version that was refused."""
+        refusals = [one.refusal for _, one in sorted(self._versions.items(), reverse=True) if one.refusal]
+        return self._hidden or next(iter(refusals), "")
 
     def states(self) -> list[VersionState]:
         """Its lines of the index, ascending."""
@@ -124,7 +122,7 @@ class Model:
 
     def plan_to_unload(self, numbers: Sequence[int]) -> None:
         """Let nothing be served after the next switch, on request; `numbers` are the versions in the repository."""
-        self.coming = {}
+        self.coming, self._hidden = {}, ""
         wanted, at_most = choose_versions(self._policy, sorted({*numbers, *self.serving}))
         self._forget_all_but(wanted[:at_most])
         for number in wanted[:at_most]:
@@ -132,8 +130,8 @@ class Model:
             one.refusal, one.absence = "", "unloaded on request"
 
     def plan_to_stay(self, reason: str) -> None:
-        """Let the same be served after the next switch, from memory, since the repository is out of reach."""
-        self.coming = dict(self.serving)
+        """Let the same be served after the next switch, from memory, since its folder is out of reach."""
+        self.coming, self._hidden = dict(self.serving), reason
         for number in self.serving:
             self._versions[number].absence = f"served from memory: {reason}"
 
@@ -144,7 +142,7 @@ class Model:
         """
         wanted, at_most = choose_versions(self._policy, sorted(found.keys() | self.serving.keys()))
         wanted.sort(key=lambda number: number not in found)
-        self.coming, tried = {}, []
+        self.coming, self._hidden, tried = {}, "", []
         for number in wanted:
             if len(self.coming) == at_most:
                 break

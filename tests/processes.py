@@ -60,6 +60,12 @@ class ServiceProcess:
             time.sleep(0.05)
         raise AssertionError(f"{path} did not become {status}: {self.log}")
 
+    def serving_processes(self) -> list[int]:
+        """The process ids of the workers, or of the one process if it has none."""
+        process_id = self.process.pid
+        children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
+        return [int(child) for child in children] or [process_id]
+
     def terminate(self) -> int:
         """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -182,6 +183,29 @@ def test_an_empty_repository_is_live_but_not_ready_and_says_what_to_do(tmp_path:
     assert "retry-after" in answer.headers
     assert predict.status_code == 503
     assert "python -m model train" in predict.json()["error"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_at_sighup_it_looks_at_the_repository(repository: Path, tmp_path: Path, workers: str) -> None:
+    with running_service(tmp_path, "--workers", workers, "--reload-interval-s", "0") as service:
+        service.wait_until("/health/ready", 503)
+        shutil.copytree(repository / "tiny", tmp_path / "tiny")
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_until("/health/ready", 200)
+        assert service.terminate() == 0
+
+
+def test_a_worker_that_is_replaced_knows_what_was_unloaded(repository: Path) -> None:
+    with running_service(repository, "--workers", "2") as service:
+        service.wait_until("/health/ready", 200)
+        unload = "/v2/repository/models/tiny/unload"
+        httpx.post(service.url + unload, json={}, timeout=30).raise_for_status()
+        os.kill(service.serving_processes()[0], signal.SIGKILL)
+        # To load waits for every worker, the new one among them; so it has loaded when this returns.
+        httpx.post(service.url + "/v2/repository/models/both/load", json={}, timeout=60).raise_for_status()
+        for _ in range(20):
+            assert "'tiny' is unloaded" in service.wait_until("/v1/models/tiny", 404).text
+        assert service.terminate() == 0
 
 
 def test_what_is_not_http_gets_an_error_of_the_usual_shape(repository: Path) -> None:

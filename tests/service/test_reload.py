@@ -6,7 +6,7 @@ import gc
 import logging
 import shutil
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -350,6 +350,35 @@ def test_a_repository_that_cannot_be_read_changes_nothing_and_is_told_once(
     run(test)
     (logged,) = errors(caplog)
     assert "repository cannot be read" in logged
+
+
+def test_a_model_that_cannot_be_listed_hides_from_no_other(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "n":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    async def test() -> None:
+        repository.publish("m/1", "n/1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "iterdir", refuse)  # not chmod: root reads all
+            async with repository.served() as registry:
+                await registry.sync()
+                assert serving(registry) == ["m/1"]
+                assert repository.scraped("lstm_repository_readable") == 0
+                with pytest.raises(InvalidRequest, match="n: cannot be listed: Permission denied"):
+                    await registry.load_model("n")
+                patch.undo()
+                await registry.sync()
+                assert serving(registry) == ["m/1", "n/1"]
+
+    run(test)
+    (logged,) = errors(caplog)
+    assert logged.endswith("n: cannot be listed: Permission denied")
 
 
 def test_when_the_newest_is_deleted_the_one_before_it_takes_over(repository: Repository) -> None:
