@@ -21,7 +21,7 @@ run: $(VENV)/installed-train
 	  $(BIN)/python -m model train $$dataset --repository $(REPOSITORY) || exit; done
 	$(BIN)/python -m service --repository $(REPOSITORY)
 
-test: check
+test: check $(VENV)-clients/installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed-dev
@@ -30,11 +30,17 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --retries 1 --timeout 15 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+# Clients of other servers that need other versions of our libraries: only tests/contract/ runs them.
+$(VENV)-clients/installed: tests/contract/requirements.txt
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/torch pyproject.toml

@@ -35,7 +35,7 @@ def collect_statistics(
     """Statistics by model and version, out of the scrape's `samples`: name, labels, value."""
     collected: dict[tuple[str, str], Statistics] = {}
     for name, labels, value in samples:
-        if "model" not in labels:
+        if not {"model", "version"} <= labels.keys():
             continue
         of_model = collected.setdefault((labels["model"], labels["version"]), Statistics())
         metric, _, kind = name.rpartition("_")

@@ -53,12 +53,10 @@ def test_every_documented_path_is_answered(repository: Path) -> None:
         for method, path in paths:
             filled = re.sub(r"\{\w+\}", lambda found: names[found[0]], path)
             answer = httpx.request(method, service.url + filled)
-            assert answer.status_code == (400 if method == "POST" else 200), (method, path, answer.text)
+            needs_a_body = path.endswith(("/predict", "/infer"))
+            assert answer.status_code == (400 if needs_a_body else 200), (method, path, answer.text)
         undescribed = {"/docs", "/openapi.json"}
-        assert {path for _, path in paths} - undescribed == set(described) - {
-            "/v1/models/{name}/versions/{version}",
-            "/v1/models/{name}/versions/{version}/examples",
-        }
+        assert {path for _, path in paths} - undescribed == {path for path in described if "/versions/" not in path}
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"python -m (model \w+|service)\b", README))))

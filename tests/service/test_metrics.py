@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -114,9 +114,7 @@ def test_statistics_are_read_back_by_model_version(metrics: Metrics) -> None:
     assert (first.inferences, first.executions, second.inferences, second.executions) == (3, 1, 1, 1)
     assert first.last_inference_s > 1e9
     assert first.requests == {"success": Total(1, 21.0), "fail": Total(1, 7.0)}
-    assert [(name, total.count, total.seconds) for name, total in first.stages.items()] == [
-        (stage, 1, float(seconds)) for seconds, stage in enumerate(STAGES, 1)
-    ]
+    assert first.stages == {stage: Total(1, float(seconds)) for seconds, stage in enumerate(STAGES, 1)}
     assert second.requests["success"] == Total(0, 0.0)
 
 
@@ -130,6 +128,7 @@ def test_duration_buckets_are_geometric_from_100_microseconds(name: str, metrics
     assert np.diff(np.log2(upper)) == pytest.approx(np.ones(len(upper) - 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))
 def test_booking_many_at_once_is_the_same_as_one_by_one(lengths: list[int]) -> None:
     metrics = Metrics()

@@ -16,6 +16,7 @@ from service.openapi import EXAMPLE_ANSWER, EXAMPLE_REQUEST
 
 Json = dict[str, Any]
 
+MODEL_PATHS = ["/models/{name}", "/models/{name}/versions/{version}"]
 PREDICT_PATHS = ["/v1/predict", "/v1/models/{name}/predict", "/v1/models/{name}/versions/{version}/predict"]
 
 
@@ -73,6 +74,15 @@ def test_it_is_openapi_3_1_with_every_path_that_is_served(document: Json) -> Non
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),
+        *(("post", f"/v2{model}/infer") for model in MODEL_PATHS),
+        *(("get", f"/v2{model}{what}") for model in MODEL_PATHS for what in ("", "/ready", "/config", "/stats")),
+        *(("get", f"/v2{path}") for path in ("", "/health/live", "/health/ready", "/models", "/models/stats")),
+        *(("post", f"/v2/repository/{path}") for path in ("index", "models/{name}/load", "models/{name}/unload")),
+        *(
+            (method, f"/v2{path}")
+            for method in ("get", "post")
+            for path in ("/logging", "/trace/setting", "/models/{name}/trace/setting")
+        ),
     }
 
 
@@ -93,7 +103,7 @@ def test_every_operation_is_named_described_and_lists_its_parameters(document: J
     assert all(name.isidentifier() and not name.startswith("_") for name in names)
     for _, path, operation in operations(document):
         assert operation["summary"].strip() == operation["summary"] != ""
-        assert {f"{{{one['name']}}}" for one in operation.get("parameters", [])} == {
+        assert {f"{{{one['name']}}}" for one in operation.get("parameters", []) if one["in"] == "path"} == {
             part for part in path.split("/") if part.startswith("{")
         }
         assert all(response["description"] for response in operation["responses"].values())
@@ -103,6 +113,11 @@ def test_every_operation_is_named_described_and_lists_its_parameters(document: J
     ("path", "errors"),
     [
         *((path, {400, 401, 404, 413, 429, 500, 503, 504}) for path in PREDICT_PATHS),
+        ("/v2/models/{name}/infer", {400, 401, 404, 413, 429, 500, 501, 503, 504}),
+        ("/v2/models/{name}/config", {401, 404, 500, 503}),
+        ("/v2/repository/models/{name}/load", {400, 401, 404, 413, 500, 501, 503}),
+        ("/v2/repository/index", {400, 401, 413, 500}),
+        ("/v2/health/ready", {500, 503}),
         ("/v1/models", {401, 500, 503}),
         ("/v1/models/{name}", {401, 404, 500, 503}),
         ("/v1/models/{name}/versions/{version}/examples", {401, 404, 500, 503}),
@@ -121,7 +136,7 @@ def test_an_operation_lists_the_errors_that_it_can_end_in(document: Json, path: 
 def test_keys_are_asked_for_everywhere_but_for_health(document: Json) -> None:
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for _, path, operation in operations(document):
-        assert operation["security"] == ([] if path.startswith("/health/") else [{}, {"bearer": []}])
+        assert operation["security"] == ([] if path.startswith(("/health/", "/v2/health/")) else [{}, {"bearer": []}])
 
 
 def test_the_example_is_valid_and_a_model_that_takes_it_gives_an_answer_of_the_shape(
