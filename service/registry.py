@@ -48,11 +48,12 @@ class Registry:
         if self._wishes.generation < 0:
             return "still loading"
         if not self._served:
-            if unloaded := self._models.keys() & set(self._wishes.unloaded):
-                return f"unloaded on request: {', '.join(sorted(unloaded))}"
+            if names := self._models.keys() & set(self._wishes.unloaded):
+                return f"unloaded on request: {', '.join(sorted(names))}"
             return f"{repository} holds no model that can be served; train one: python -m model train reference"
         if default is not None and default not in self._served:
-            return f"the default model {default!r} is not in {repository}"
+            unloaded = default in self._wishes.unloaded
+            return f"the default model {default!r} is {'unloaded on request' if unloaded else f'not in {repository}'}"
         return ""
 
     def __iter__(self) -> Iterator[Engine]:

@@ -20,6 +20,8 @@ from service.backends import BackendError, Runtime
 from service.engine import Engine, EngineLimits
 from service.metrics import Metrics
 
+_UNLOADED = "unloaded on request"
+
 logger = logging.getLogger(__name__)
 
 
@@ -96,6 +98,7 @@ class Model:
         self._loader = loader
         self._versions: dict[int, _Version] = {}
         self._hidden = ""  # why its folder cannot be listed
+        self._farewell = ""  # why what the next switch takes away goes
         self._releasing: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
@@ -122,12 +125,12 @@ class Model:
 
     def plan_to_unload(self, numbers: Sequence[int]) -> None:
         """Let nothing be served after the next switch, on request; `numbers` are the versions in the repository."""
-        self.coming, self._hidden = {}, ""
+        self.coming, self._hidden, self._farewell = {}, "", _UNLOADED
         wanted, at_most = choose_versions(self._policy, sorted({*numbers, *self.serving}))
         self._forget_all_but(wanted[:at_most])
         for number in wanted[:at_most]:
             one = self._versions.setdefault(number, _Version(state=State.UNAVAILABLE))
-            one.refusal, one.absence = "", "unloaded on request"
+            one.refusal, one.absence = "", _UNLOADED
 
     def plan_to_stay(self, reason: str) -> None:
         """Let the same be served after the next switch, from memory, since its folder is out of reach."""
@@ -142,7 +145,8 @@ class Model:
         """
         wanted, at_most = choose_versions(self._policy, sorted(found.keys() | self.serving.keys()))
         wanted.sort(key=lambda number: number not in found)
-        self.coming, self._hidden, tried = {}, "", []
+        self.coming, self._hidden, self._farewell = {}, "", "replaced"
+        tried = []
         for number in wanted:
             if len(self.coming) == at_most:
                 break
@@ -164,7 +168,7 @@ class Model:
             self._versions[number].state = State.READY
         for number, one in before.items():
             if self.serving.get(number) is not one:
-                task = asyncio.create_task(self._release(number, one))
+                task = asyncio.create_task(self._release(number, one, self._farewell))
                 self._releasing.add(task)
                 task.add_done_callback(self._releasing.discard)
 
@@ -185,31 +189,32 @@ class Model:
         try:
             one.engine = await self._loader.load(self.name, number, replaces=serving)
             one.refusal = ""
-        except BundleError as error:
-            self._refuse(number, one, str(error))
+        except Exception as error:  # whatever one bundle brings up, the others are to be served
+            self._refuse(number, one, error)
         one.fingerprint = fingerprint
 
-    def _refuse(self, number: int, one: _Version, reason: str) -> None:
+    def _refuse(self, number: int, one: _Version, error: Exception) -> None:
         self._loader.metrics.load_failed(self.name)
+        reason = str(error) if isinstance(error, BundleError) else f"cannot be loaded: {error!r}"
         if one.refusal != reason:
             what = "goes on being served from memory" if number in self.serving else "is not served"
-            logger.error("%s/%d %s: %s", self.name, number, what, reason)
+            bug = None if isinstance(error, BundleError) else error
+            logger.error("%s/%d %s: %s", self.name, number, what, reason, exc_info=bug)
         one.refusal = reason
         if number not in self.serving:
             one.engine, one.state = None, State.UNAVAILABLE
 
-    async def _release(self, number: int, leaving: Engine) -> None:
+    async def _release(self, number: int, leaving: Engine, reason: str) -> None:
         """Let `leaving` answer what it has taken. Its entry stays, as unavailable, until the next plan."""
         one = self._versions[number]
-        replaced = one.engine is not leaving  # by other content of the same number
-        if not replaced:
+        if one.engine is leaving:  # else other content of the same number has its place
             one.engine, one.fingerprint, one.state = None, None, State.UNLOADING
+            one.refusal, one.absence = "", reason
             where = {"backend": leaving.backend.name, "device": leaving.backend.device}
             self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
         await leaving.close()
         if one.state is State.UNLOADING:
             one.state = State.UNAVAILABLE
-            one.absence = one.absence or "replaced"
         logger.info("%s/%d is released", self.name, number)
 
     def _forget_all_but(self, numbers: Sequence[int]) -> None:

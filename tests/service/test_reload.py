@@ -21,7 +21,7 @@ from service.backends import BackendError, Runtime
 from service.batcher import QueueLimits
 from service.control import Control
 from service.engine import Engine, EngineLimits
-from service.errors import InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotFound, Unavailable
 from service.metrics import Metrics
 from service.policy import Limits
 from service.readiness import Readiness
@@ -444,7 +444,7 @@ def test_a_replaced_version_answers_what_was_routed_to_it_and_only_then_is_relea
                 repository.publish("m/2")
                 await registry.sync()
                 await asyncio.sleep(0)
-                assert index(registry) == ["m/1 UNLOADING", "m/2 READY"]
+                assert index(registry) == ["m/1 UNLOADING replaced", "m/2 READY"]
             await asyncio.sleep(0.05)
             assert index(registry) == ["m/1 UNAVAILABLE replaced", "m/2 READY"]
 
@@ -491,6 +491,37 @@ def test_a_device_that_fails_ends_the_start_and_later_refuses_a_version(
         with pytest.raises(BackendError, match="out of memory"):
             async with repository.served():
                 pass
+
+    run(test)
+
+
+def test_whatever_one_bundle_brings_up_the_others_are_served(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = engine_module.load_backend
+
+    def stumble_over_m(bundle: Bundle, runtime: Runtime) -> Any:
+        return load(bundle, runtime) if bundle.manifest.name != "m" else bundle.no_such_thing  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(engine_module, "load_backend", stumble_over_m)
+
+    async def test() -> None:
+        repository.publish("m/1", "n/1")
+        async with repository.served() as registry:
+            assert serving(registry) == ["n/1"]
+            assert "no_such_thing" in index(registry)[0]
+
+    run(test)
+    assert "Traceback" in caplog.text
+
+
+def test_a_default_model_that_is_unloaded_is_explained(repository: Repository) -> None:
+    async def test() -> None:
+        repository.publish("m/1", "n/1")
+        async with repository.served("--default-model=m") as registry:
+            await registry.unload_model("m")
+            with pytest.raises(Unavailable, match="the default model 'm' is unloaded on request"):
+                registry.find()
 
     run(test)
 
