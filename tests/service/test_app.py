@@ -1,9 +1,13 @@
 """The whole service: from starting over ready to draining, and the pages beside the API."""
 
 import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from factories import make_bundle
 from prometheus_client.parser import text_string_to_metric_families
 from serving import BODY, PREDICT, ask, serving
 
@@ -64,6 +68,70 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path) -> None:
     response = ask(tmp_path, "GET", "/health/ready")
     assert response.status_code == 503
     assert "python -m model train" in response.json()["error"]
+
+
+def test_an_empty_repository_makes_it_ready_when_it_is_filled(repository: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, "--reload-interval-s=0.01") as served:
+            assert (await served.client.get("/health/ready")).status_code == 503
+            shutil.copytree(repository / "tiny", tmp_path / "tiny")
+            async with asyncio.timeout(10):
+                while (await served.client.get("/health/ready")).status_code != 200:
+                    await asyncio.sleep(0.01)
+            assert (await served.client.post(PREDICT, json=BODY)).status_code == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("change", ["replaced", "unloaded"])
+def test_a_request_whose_body_comes_slowly_is_answered_by_the_version_it_was_routed_to(
+    repository: Path, tmp_path: Path, change: str
+) -> None:
+    shutil.copytree(repository / "tiny", tmp_path / "tiny")
+    routed, changed = asyncio.Event(), asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        body = json.dumps(BODY).encode()
+        yield body[:10]
+        routed.set()
+        await changed.wait()
+        yield body[10:]
+
+    async def run() -> None:
+        async with serving(tmp_path, "--reload-interval-s=0") as served:
+            request = asyncio.create_task(served.client.post(PREDICT, content=slow_body()))
+            await routed.wait()
+            if change == "replaced":
+                make_bundle(tmp_path, "tiny", seed=5)
+            answer = await served.client.post(
+                f"/v2/repository/models/tiny/{'load' if change == 'replaced' else 'unload'}", json={}
+            )
+            assert answer.status_code == 200
+            assert (await served.client.post(PREDICT, json=BODY)).status_code == (200 if change == "replaced" else 404)
+            changed.set()
+            answer = await request
+            assert (answer.status_code, answer.json()["model_version"]) == (200, "1")
+
+    asyncio.run(run())
+
+
+def test_it_goes_on_following_the_repository_after_a_bug(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, "--reload-interval-s=0.01") as served:
+            with monkeypatch.context() as patch:
+                patch.setattr("service.registry.survey", lambda _: 1 / 0)
+                async with asyncio.timeout(10):
+                    while "ZeroDivisionError" not in caplog.text:
+                        await asyncio.sleep(0.01)
+            shutil.copytree(repository / "tiny", tmp_path / "tiny")
+            async with asyncio.timeout(10):
+                while (await served.client.post(PREDICT, json=BODY)).status_code != 200:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert "the repository could not be followed" in caplog.text
 
 
 def test_the_scrape_can_be_parsed_and_counts_what_was_asked(repository: Path) -> None:

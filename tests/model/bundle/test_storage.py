@@ -3,13 +3,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from model_factories import CONTENTS, change_manifest, publish_made_up
 
-from model.bundle import MANIFEST, SCHEMA_VERSION, BundleError, list_models, list_versions, open_bundle, publish
+from model.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    BundleError,
+    list_models,
+    list_versions,
+    open_bundle,
+    publish,
+    survey,
+)
 from model.bundle.storage import SEAL
 
 TESTS = Path(__file__).parents[1]
@@ -192,3 +202,34 @@ def test_the_message_says_where_the_bundle_is(bundle):
     (bundle.folder / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match=re.escape(str(bundle.folder / "model.onnx"))):
         open_bundle(bundle.folder)
+
+
+def test_a_survey_tells_every_change_of_a_version_from_none(bundle):
+    repository = bundle.folder.parents[1]
+
+    def look():
+        return survey(repository)["made-up"][1]
+
+    before = look()
+    open_bundle(bundle.folder)
+    publish_made_up(repository)
+    assert look() == before
+    for change in (
+        lambda: (bundle.folder / MANIFEST).write_bytes((bundle.folder / MANIFEST).read_bytes()),
+        lambda: (bundle.folder / MANIFEST).chmod(0o600),
+        (bundle.folder / "more").touch,
+        (bundle.folder / "more").unlink,
+        lambda: shutil.rmtree(bundle.folder),
+    ):
+        time.sleep(0.01)  # the file system's clock ticks every few milliseconds
+        change()
+        assert survey(repository)["made-up"].get(1) != before
+        before = survey(repository)["made-up"].get(1)
+
+
+def test_a_repository_that_is_missing_or_a_file_cannot_be_surveyed(tmp_path):
+    with pytest.raises(BundleError, match="nowhere: missing"):
+        survey(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleError, match="file: cannot be listed"):
+        survey(tmp_path / "file")
