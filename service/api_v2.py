@@ -82,7 +82,7 @@ class InferApi:
         return InferRequest("", {"binary_data_output": True}, {"sequences": tensor}, ())
 
     def _query(self, request: InferRequest, engine: Engine) -> Query:
-        if request.parameters.get("sequence_id", 0) not in {0, ""}:
+        if request.parameters.get("sequence_id", 0) not in (0, ""):
             raise InvalidRequest("parameters.sequence_id: no state is kept here; send the last hn and cn as h0 and c0")
         sequences = read_sequences(request.inputs, engine.manifest)
         names = {output.name for output in request.outputs}

@@ -79,6 +79,19 @@ def test_the_readmes_curl_names_the_right_speaker(service: ServiceProcess) -> No
     np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=0.05)
 
 
+def test_the_readmes_script_gets_probabilities_and_hidden_states(service: ServiceProcess) -> None:
+    script = re.search(r"^```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert script is not None
+    assert len(script[1].splitlines()) <= 15
+    here = script[1].replace("127.0.0.1:8000", service.url.removeprefix("http://"))
+    ran = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    told = re.match(r"speaker (\d) is taken for (\d)\n", ran.stdout)
+    assert told is not None
+    assert told[1] == told[2]
+    assert re.search(r"\(1, \d+, 64\)\n$", ran.stdout)
+
+
 def test_examples_can_be_posted_as_they_are(service: ServiceProcess) -> None:
     examples = httpx.get(service.url + "/v1/models/JapaneseVowels/examples").json()["examples"]
     body = {"sequences": [example["sequence"] for example in examples]}

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from itertools import pairwise
 from time import perf_counter
 
@@ -18,7 +19,7 @@ from service.batcher import Batcher, Outputs, QueueLimits
 from service.errors import DeadlineExceeded, InternalError, QueueFull, TooLarge, Unavailable
 from service.metrics import Metrics
 from service.policy import Limits
-from service.tensors import Sequences
+from service.tensors import Sequences, State
 from service.timing import Timing
 
 Answer = asyncio.Task[Outputs]
@@ -47,9 +48,11 @@ class Setup:
             metrics=self.metrics.of_model("m", "1"),
         )
 
-    def ask(self, *sequences: Array, timeout_s: float = 30.0) -> Answer:
+    def ask(self, *sequences: Array, timeout_s: float = 30.0, priority: int = 0) -> Answer:
         return asyncio.create_task(
-            self.batcher.infer(request(*sequences), EVERY_OUTPUT, timeout_s=timeout_s, timing=Timing.start())
+            self.batcher.infer(
+                request(*sequences), EVERY_OUTPUT, timeout_s=timeout_s, timing=Timing.start(), priority=priority
+            )
         )
 
     async def ask_while_busy(self) -> Answer:
@@ -577,5 +580,71 @@ def test_the_queue_gauge_returns_to_zero_whatever_happened() -> None:
         kinds = [dict, dict, InternalError, asyncio.CancelledError, DeadlineExceeded, QueueFull]
         assert [type(result) for result in results] == kinds
         assert setup.waiting() == 0
+
+    fake_clock.run(test)
+
+
+def test_priority_1_goes_first_then_2_and_what_has_none_last() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1)
+        busy = await setup.ask_while_busy()
+        later = []
+        for value, priority in ((1, 0), (2, 2), (3, 1), (4, 0), (5, 2), (6, 1), (7, 10**30)):
+            later.append(setup.ask(row(value), priority=priority))
+            await settle()
+        setup.backend.gate.open()
+        await asyncio.gather(busy, *later)
+        assert setup.backend.firsts == [[0], [3], [6], [2], [5], [7], [1], [4]]
+
+    fake_clock.run(test)
+
+
+def test_the_delay_counts_from_the_oldest_wherever_it_stands_in_line() -> None:
+    async def test(clock: FakeClock) -> None:
+        setup = Setup(max_delay_s=2.0)
+        first = setup.ask(row(1))
+        await settle()
+        await clock.advance(1.5)
+        urgent = setup.ask(row(2), priority=1)
+        await settle()
+        await clock.advance(0.4)
+        assert setup.backend.firsts == []
+        await clock.advance(0.1)
+        await asyncio.gather(first, urgent)
+        assert setup.backend.firsts == [[2, 1]]
+
+    fake_clock.run(test)
+
+
+def test_each_sequence_begins_with_its_own_state_and_those_without_with_zeros() -> None:
+    def state(value: float, rows: int) -> State:
+        h0 = np.full((LAYERS, rows, HIDDEN_SIZE), value, np.float32) + np.arange(rows)[:, None].astype(np.float32)
+        return State(h0, -h0)
+
+    async def test(_: FakeClock) -> None:
+        setup = Setup()
+        resumed = replace(request(row(1), row(2)), state=state(10, 2))
+        others = [request(row(3)), replace(request(row(4)), state=state(20, 1))]
+        await asyncio.gather(
+            *(
+                setup.batcher.infer(one, EVERY_OUTPUT, timeout_s=1.0, timing=Timing.start())
+                for one in (resumed, *others)
+            )
+        )
+        (batch,) = setup.backend.batches
+        assert batch.h0[0, :, 0].tolist() == [10, 11, 0, 20]
+        np.testing.assert_array_equal(batch.c0, -batch.h0)
+
+    fake_clock.run(test)
+
+
+def test_a_request_that_is_split_takes_its_states_along() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=2)
+        h0 = np.arange(5, dtype=np.float32)[None, :, None] * np.ones((LAYERS, 1, HIDDEN_SIZE), np.float32)
+        sequences = replace(request(*(row(value, int(value) + 1) for value in range(5))), state=State(h0, h0))
+        await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=Timing.start())
+        for batch in setup.backend.batches:
+            assert batch.h0[0, :, 0].tolist() == batch.sequences[:, 0, 0].tolist()
 
     fake_clock.run(test)

@@ -209,6 +209,46 @@ def test_a_traced_answer_is_the_untraced_answer(repository: Path, kind: str, lev
     fake_clock.run(test)
 
 
+@pytest.mark.parametrize("kind", ["tiny", "stacked"])
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_trace_goes_on_from_the_state_that_a_sequence_begins_with(repository: Path, kind: str, cut: int) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository, kind)
+        whole = make_sequences([6])
+        states = frozenset({"hn", "cn"})
+
+        async def trace(values: Array, state: State | None = None) -> Prediction:
+            part = Sequences(values, np.array([len(values)]), state)
+            return await setup.engine.predict(Query(part, 30, outputs=states, trace="gates"), Timing.start())
+
+        expected, first = await trace(whole.values), await trace(whole.values[:cut])
+        second = await trace(whole.values[cut:], State(first.outputs["hn"], first.outputs["cn"]))
+        assert expected.traces
+        assert first.traces
+        assert second.traces
+        for layer, before, after in zip(expected.traces[0], first.traces[0], second.traces[0], strict=True):
+            values = after.values if layer.values.ndim == 1 else np.concatenate([before.values, after.values])
+            np.testing.assert_allclose(values, layer.values, rtol=0, atol=1e-5, err_msg=layer.name)
+
+    fake_clock.run(test)
+
+
+def test_both_directions_of_a_trace_begin_with_the_state_that_was_given(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(repository, "both")
+        state = State(*np.random.default_rng(3).normal(size=(2, 4, 1, 4)).astype(np.float32))
+        sequences = Sequences(make_sequences([5]).values, np.array([5]), state)
+        prediction = await setup.engine.predict(Query(sequences, 30, trace="gates"), Timing.start())
+        assert prediction.traces
+        arrays = {layer.name: layer.values for layer in prediction.traces[0]}
+        for suffix in ("_0", "_1"):
+            hidden_states = arrays["output_gate" + suffix] * np.tanh(arrays["cell_state" + suffix])
+            np.testing.assert_allclose(hidden_states, arrays["lstm" + suffix], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(arrays["step_probabilities"][-1], arrays["softmax"], rtol=0, atol=1e-5)
+
+    fake_clock.run(test)
+
+
 def test_the_shapes_to_come_are_run_before_anything_is_served(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
