@@ -1,4 +1,4 @@
-"""Inference in the Open Inference Protocol (V2): the same engine, under the names that Triton's and KServe's clients know.
+"""Inference in the Open Inference Protocol (V2): the same engine, under names that other servers' clients know.
 
 A plain coroutine that `service.edge` calls before any framework. Follows kserve/open-inference-protocol
 (inference_rest.md) and Triton's extensions for binary tensors, classification, and scheduling.

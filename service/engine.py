@@ -121,7 +121,7 @@ class Engine:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep `close` waiting: a request that was routed here is answered here, however long its body takes to come."""
+        """Keep `close` waiting: a request that was routed here is answered here, however slowly its body comes."""
         self._users += 1
         self._unused.clear()
         try:

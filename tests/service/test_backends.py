@@ -212,4 +212,5 @@ print(*(name for name, module in sys.modules.items() if module is not None))
         "model.bundle",
         "model.bundle.manifest",
         "model.bundle.storage",
+        "model.bundle.triton",
     }
