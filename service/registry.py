@@ -72,9 +72,8 @@ class Registry:
                 raise Unavailable(f"no model to answer: {missing}")
             name = self._settings.default_model or min(self._served)
         model = self._models.get(name)
-        if model is None or not model.held:
+        if model is None or not (versions := model.serving or model.coming):
             raise self._not_served(name)
-        versions = model.serving or model.coming
         if version is None:
             return versions[max(versions)]
         # What is coming can be named already: another worker may have switched, and told its clients, a moment ago.
