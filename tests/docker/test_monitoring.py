@@ -13,13 +13,18 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "docker/grafana/dashboards/lstm-serve.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((ROOT / "docker/alerts.yml").read_text(encoding="utf-8"))
-ENDINGS = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
+ENDINGS = {
+    "Counter": ("_total",),
+    "Gauge": ("",),
+    "Histogram": ("_bucket", "_sum", "_count"),
+    "Summary": ("_sum", "_count"),
+}
 
 
 def metrics() -> dict[str, tuple[str, ...]]:
     """Name as declared → the names of its series."""
     source = (ROOT / "service/metrics.py").read_text(encoding="utf-8")
-    declared = re.findall(r"(Counter|Gauge|Histogram)\(\s*\"(lstm_[a-z_]+)\"", source)
+    declared = re.findall(r"(Counter|Gauge|Histogram|Summary)\(\s*\"(lstm_[a-z_]+)\"", source)
     return {name: tuple(name + ending for ending in ENDINGS[kind]) for kind, name in declared}
 
 
