@@ -49,7 +49,7 @@ class Prediction:
     traces: list[list[Layer]] | None
 
 
-def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
+def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     """Load and warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
 
     Blocks for as long as that takes; call it in a thread.
@@ -58,17 +58,18 @@ def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
     backend = load_backend(bundle, runtime)
     tracer = Tracer(bundle)
     try:
-        _warm_up(backend, bundle.manifest, max_rows)
+        _warm_up(backend, bundle.manifest, limits)
     except Exception as error:  # the runtimes' exceptions share no class but Exception
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
     return Loaded(bundle, backend, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
-def _warm_up(backend: Backend, manifest: Manifest, max_rows: int) -> None:
+def _warm_up(backend: Backend, manifest: Manifest, limits: EngineLimits) -> None:
     """Run the shapes to come: runtimes allocate, and TorchScript optimises anew, on the first runs of a shape."""
     states = manifest.num_layers * manifest.num_directions
-    for rows in sorted({1, 2, max_rows}):
-        for steps in sorted({manifest.data.min_length, manifest.data.max_length}):
+    for length in sorted({manifest.data.min_length, manifest.data.max_length}):
+        steps = min(length, limits.max_sequence_length)
+        for rows in sorted({1, 2, min(limits.batch.max_rows, limits.batch.max_steps // steps)} - {0}):
             zeros = np.zeros((states, rows, manifest.hidden_size), np.float32)
             sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
             batch = Batch(sequences, np.full(rows, steps, np.int64), zeros, zeros)

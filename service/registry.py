@@ -106,7 +106,7 @@ class Registry:
 
     def _load_version(self, name: str, version: int) -> Loaded:
         bundle = open_bundle(self._settings.repository / name / str(version))
-        return engine.load(bundle, self._runtime, max_rows=self._limits.batch.max_rows)
+        return engine.load(bundle, self._runtime, self._limits)
 
     def _engine(self, loaded: Loaded) -> Engine:
         made = Engine(loaded, limits=self._limits, metrics=self._metrics)

@@ -214,13 +214,13 @@ def test_the_shapes_to_come_are_run_before_anything_is_served(
     bundle = open_bundle(repository / "both" / "1")
     backend = CountingBackend(load_backend(bundle, ONNX))
     monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
-    loaded = load(bundle, ONNX, max_rows=8)
     data = bundle.manifest.data
+    limits = EngineLimits(Limits(8, 42), QueueLimits(9, 900), max_sequence_length=6, max_trace_values=9)
+    assert (data.min_length, data.max_length) == (2, 8)  # so the limits cut the longest to 6, and 8 of those to 7
+    loaded = load(bundle, ONNX, limits)
 
     def shape(batch: Batch) -> tuple[int, ...]:
         return batch.sequences.shape[:2]
 
-    assert {shape(batch) for batch in backend.batches} == {
-        (rows, steps) for rows in (1, 2, 8) for steps in (data.min_length, data.max_length)
-    }
+    assert {shape(batch) for batch in backend.batches} == {(1, 2), (2, 2), (8, 2), (1, 6), (2, 6), (7, 6)}
     assert loaded.duration_s > 0
