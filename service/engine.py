@@ -12,7 +12,7 @@ from model.bundle import EXAMPLES, Bundle, BundleError, Manifest
 from service import policy
 from service.backends import Array, Backend, Batch, Runtime, load_backend
 from service.batcher import Batcher, Outputs, QueueLimits
-from service.errors import DeadlineExceeded, TooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, TraceLevel
@@ -118,6 +118,7 @@ class Engine:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         wanted = self._tracer.outputs() if trace else frozenset({"probabilities"})
         outputs = await self._batcher.infer(sequences, wanted, timeout_s=timeout_s, timing=timing)
+        _check_finite(outputs["probabilities"])
         traces = await self._trace_until(deadline_s, sequences, outputs, trace) if trace else None
         probabilities = outputs["probabilities"]
         self._metrics.predicted(self.name, self.version, self.manifest.labels, probabilities)
@@ -171,6 +172,13 @@ class Engine:
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities
+
+
+def _check_finite(probabilities: Array) -> None:
+    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates instead."""
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(bad):
+        raise InvalidRequest(f"sequences[{bad[0]}]: values too large, the model's answer to them is not a number")
 
 
 def _row(array: Array, row: int, length: int) -> Array:

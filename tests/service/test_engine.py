@@ -17,7 +17,7 @@ from service import engine as engine_module
 from service.backends import Array, Batch, Runtime, load_backend
 from service.batcher import QueueLimits
 from service.engine import Engine, EngineLimits, Loaded, Prediction, load
-from service.errors import DeadlineExceeded, TooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, TraceLevel
@@ -204,6 +204,19 @@ def test_a_traced_answer_is_the_untraced_answer(repository: Path, kind: str, lev
             arrays = {layer.name: layer.values for layer in layers}
             assert arrays["input_sequence"].shape == (length, 3)
             np.testing.assert_allclose(arrays["softmax"], row, rtol=0, atol=1e-6)
+
+    fake_clock.run(test)
+
+
+def test_values_on_which_the_network_overflows_are_refused_and_named(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        bundle = open_bundle(repository / "tiny" / "1")
+        loaded = load(bundle, Runtime("torchscript", "cpu", 1), LIMITS)
+        engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
+        sequences = make_sequences([2, 2])
+        sequences.values[2:] = [3e38, -3e38, 3e38]
+        with pytest.raises(InvalidRequest, match=r"sequences\[1\]: values too large"):
+            await engine.predict(sequences, None, timeout_s=30.0, timing=Timing.start())
 
     fake_clock.run(test)
 
