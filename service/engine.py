@@ -175,7 +175,7 @@ class Engine:
 
 
 def _check_finite(probabilities: Array) -> None:
-    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates instead."""
+    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
         raise InvalidRequest(f"sequences[{bad[0]}]: values too large, the model's answer to them is not a number")

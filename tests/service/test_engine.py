@@ -7,6 +7,7 @@ from pathlib import Path
 import fake_clock
 import numpy as np
 import pytest
+from factories import make_bundle
 from fake_backend import CountingBackend, Gate
 from fake_clock import FakeClock, settle
 from hypothesis import given, settings
@@ -208,9 +209,9 @@ def test_a_traced_answer_is_the_untraced_answer(repository: Path, kind: str, lev
     fake_clock.run(test)
 
 
-def test_values_on_which_the_network_overflows_are_refused_and_named(repository: Path) -> None:
+def test_values_on_which_the_network_overflows_are_refused_and_named(tmp_path: Path) -> None:
     async def test(_: FakeClock) -> None:
-        bundle = open_bundle(repository / "tiny" / "1")
+        bundle = make_bundle(tmp_path, hidden_size=64)
         loaded = load(bundle, Runtime("torchscript", "cpu", 1), LIMITS)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
         sequences = make_sequences([2, 2])
