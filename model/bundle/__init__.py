@@ -35,7 +35,7 @@ from model.bundle.manifest import (
     lower_outputs,
     lstm_names,
 )
-from model.bundle.storage import Bundle, check_name, list_models, list_versions, open_bundle, publish
+from model.bundle.storage import Bundle, check_name, check_writable, list_models, list_versions, open_bundle, publish
 
 __all__ = [
     "EXAMPLES",
@@ -61,6 +61,7 @@ __all__ = [
     "Standardisation",
     "TrainingConfig",
     "check_name",
+    "check_writable",
     "list_models",
     "list_versions",
     "lower_outputs",

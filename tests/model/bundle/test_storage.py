@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import shutil
 import signal
@@ -9,7 +11,17 @@ from pathlib import Path
 import pytest
 from model_factories import CONTENTS, change_manifest, publish_made_up
 
-from model.bundle import MANIFEST, SCHEMA_VERSION, BundleError, list_models, list_versions, open_bundle, publish
+from model.bundle import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    BundleError,
+    check_writable,
+    list_models,
+    list_versions,
+    open_bundle,
+    publish,
+    storage,
+)
 from model.bundle.storage import SEAL
 
 TESTS = Path(__file__).parents[1]
@@ -192,3 +204,28 @@ def test_the_message_says_where_the_bundle_is(bundle):
     (bundle.folder / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match=re.escape(str(bundle.folder / "model.onnx"))):
         open_bundle(bundle.folder)
+
+
+def test_a_full_disk_publishes_nothing_and_says_where(bundle, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    repository = bundle.folder.parents[1]
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        publish_made_up(repository)
+    assert Path(caught.value.filename).is_relative_to(repository)
+    assert list_versions(repository, "made-up") == (1,)
+    assert not [*repository.glob(".staging-*")]
+
+
+def test_whether_a_repository_can_be_written_is_found_out_without_a_trace(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "bundles")
+    assert [path.name for path in (tmp_path / "new" / "bundles").iterdir()] == [".lock"]
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "bundles")
+
+    monkeypatch.setattr(storage.tempfile, "mkdtemp", refuse)  # tests may run as root, whom no mode stops
+    with pytest.raises(PermissionError):
+        check_writable(tmp_path / "new" / "bundles")
