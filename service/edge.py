@@ -5,6 +5,7 @@ here by plain coroutines, without the framework: one worker answers 2.6 times as
 second with 64 connections on two cores). Every other path goes on to the FastAPI app.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from time import perf_counter
 
 from service.api_v1 import PredictApi
 from service.engine import Engine
-from service.errors import ClientGone, DeadlineExceeded, InternalError, MethodNotAllowed, ServiceError
+from service.errors import ClientGone, DeadlineExceeded, InternalError, MethodNotAllowed, ServiceError, Unavailable
 from service.http import (
     ASGIApp,
     Header,
@@ -58,6 +59,8 @@ class Edge:
             await self._answer(exchange, Request(scope, receive))
         except ServiceError as error:
             await self._refuse(exchange, error)
+        except asyncio.CancelledError:  # uvicorn's, when the drain limit has passed
+            await self._refuse(exchange, Unavailable("the service shuts down and could not wait for this request"))
         except Exception as error:
             exchange.bug = error
             await self._refuse(exchange, InternalError("internal error"))
@@ -77,6 +80,7 @@ class Edge:
         await exchange.respond(response)
 
     async def _refuse(self, exchange: "_Exchange", error: ServiceError) -> None:
+        exchange.error = error
         if isinstance(error, ClientGone | DeadlineExceeded):
             self._metrics.dropped(error.reason)
         elif not isinstance(error, InternalError):
@@ -111,6 +115,7 @@ class _Exchange:
         self.engine: Engine | None = None
         self.timing: Timing | None = None
         self.bug: Exception | None = None
+        self.error: ServiceError | None = None
         self.status = 0
         self.path: str = scope["path"]
         self._scope = scope
@@ -147,4 +152,6 @@ class _Exchange:
         }
         if self.engine is not None:
             fields["model"] = f"{self.engine.name}/{self.engine.version}"
+        if self.error is not None:
+            fields["error"] = str(self.error)
         return fields

@@ -387,6 +387,7 @@ def test_a_request_has_one_log_line_at_most(repository: Path, caplog: pytest.Log
     assert [record.levelname for record in (fine, wrong, lost)] == ["DEBUG", "INFO", "INFO"]
     fields: dict[str, Any] = wrong.__dict__["fields"]
     assert fields.pop("duration_ms") > 0
+    assert fields.pop("error").startswith("malformed JSON")
     assert fields == {
         "request_id": "mine",
         "method": "POST",

@@ -110,6 +110,11 @@ def test_a_sequence_must_fit_a_batch_and_a_batch_the_queue(small: str, large: st
     assert refusal(f"{flags[0]}=51", f"{flags[1]}=50", *others) == f"{small}=51 is over {large}=50"
 
 
+def test_a_request_must_not_wait_for_company_longer_than_it_may_live() -> None:
+    fault = refusal("--max-queue-delay-ms=60", "--request-timeout-ms=50")
+    assert fault == "max_queue_delay_ms=60.0 is over request_timeout_ms=50.0"
+
+
 @pytest.mark.parametrize("policy", ["all", "latest", "latest:1", "latest:12", "1", "3,1,20"])
 def test_each_version_policy_is_taken(policy: str) -> None:
     assert load_settings(["--version-policy", policy], {}).version_policy == policy
