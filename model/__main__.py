@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -24,14 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        import torch
+        with _ended_by_interrupts():
+            import torch
 
-        from model.bundle import BundleError
-        from model.commands import evaluate_command, inspect_command, plan, train_command
-        from model.data import DataError
-        from model.parity import ExportError
-        from model.presets import Preset
-        from model.train import TrainingError
+            from model.bundle import BundleError
+            from model.commands import evaluate_command, inspect_command, plan, train_command
+            from model.data import DataError
+            from model.graphs import import_onnxruntime
+            from model.parity import ExportError
+            from model.presets import Preset
+            from model.train import TrainingError
+
+            import_onnxruntime()  # before a training, not after it
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed: pip install 'lstm-serve[train]'", EXIT_FAILED)
     torch.set_num_threads(1)  # as training does; PyTorch's default is the host's cores, whatever the container's quota
@@ -60,6 +66,19 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_FAILED)
     return 0
+
+
+@contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """Let SIGINT end the process at once: raised amid an import, `KeyboardInterrupt` aborts or comes out as another."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as by nohup, or not ours to change
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _fail(message: str, status: int) -> int:
@@ -100,8 +119,8 @@ def _add_train(parser: argparse.ArgumentParser, dataset: str) -> None:
     add("--data-parallel", type=_number(int, 1, 1024), default=1, metavar="N", help="train in N processes (default 1)")
     settings = parser.add_argument_group("settings", "each has a default that depends on the data set")
     add = settings.add_argument
-    add("--hidden-size", type=_number(int, 1), metavar="H", help="units of each LSTM layer and direction")
-    add("--num-layers", type=_number(int, 1), metavar="L", help="LSTM layers, one on another")
+    add("--hidden-size", type=_number(int, 1, 4096), metavar="H", help="units of each LSTM layer and direction")
+    add("--num-layers", type=_number(int, 1, 64), metavar="L", help="LSTM layers, one on another")
     add("--bidirectional", action=argparse.BooleanOptionalAction, help="read each sequence from both ends")
     add("--epochs", type=_number(int, 1), metavar="N", help="passes over the training data")
     add("--batch-size", type=_number(int, 1), metavar="N", help="sequences in a step of the optimiser")

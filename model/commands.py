@@ -18,6 +18,7 @@ from model.bundle import (
     Standardisation,
     TrainingConfig,
     check_name,
+    check_writable,
     list_models,
     list_versions,
     open_bundle,
@@ -30,8 +31,8 @@ from model.graphs import open_graphs
 from model.network import NetworkSize
 from model.presets import preset_for
 from model.progress import NoProgress, show_progress
-from model.report import comparison_text, manifest_text, trace_table
-from model.train import TrainingError, choose_device, train
+from model.report import comparison_text, manifest_text, show, trace_table
+from model.train import TrainingError, choose_device, hold_out, train
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,17 +69,18 @@ def plan(
     name = data.name if name is None else name
     check_name(name)
     preset = replace(preset_for(data), **overrides)
-    if data_parallel > len(data.train):
-        raise TrainingError(f"data-parallel {data_parallel}: there are only {len(data.train)} training sequences")
     size = NetworkSize(data.input_size, preset.hidden_size, preset.num_layers, preset.bidirectional, len(data.labels))
     settings = {field: value for field, value in asdict(preset).items() if field in TrainingConfig.model_fields}
     config = TrainingConfig(**settings, seed=seed, device=device, data_parallel=data_parallel)
+    fitting, _ = hold_out(data.train, config)
+    if data_parallel > len(fitting):
+        raise TrainingError(f"data-parallel {data_parallel}: there are only {len(fitting)} training sequences")
     return TrainingRun(data, name, repository, size, config)
 
 
 def train_command(run: TrainingRun) -> None:
     """Train, export, verify, evaluate and publish the next version; print how it went."""
-    _check_writable(run.repository)
+    check_writable(run.repository)
     if run.config.data_parallel > 1:
         from model.distributed import launch  # here, for the time that its imports take
 
@@ -90,18 +92,17 @@ def train_command(run: TrainingRun) -> None:
 def train_and_publish(run: TrainingRun) -> None:
     """Carry out `run` in this process, printing how it goes."""
     data, size, config = run.data, run.size, run.config
-    print(
+    show(
         f"{data.name}: {len(data.train)} sequences to train on, {len(data.test)} held out, "
-        f"{data.input_size} features, {len(data.labels)} classes; on {config.device}",
-        flush=True,
+        f"{data.input_size} features, {len(data.labels)} classes; on {config.device}"
     )
-    sequences = round(len(data.train) * (1 - config.validation_fraction))
-    with show_progress(epochs=config.epochs, sequences=sequences) as progress:
+    fitting, _ = hold_out(data.train, config)
+    with show_progress(epochs=config.epochs, sequences=len(fitting)) as progress:
         network, trace = train(data, size, config, progress=progress)
-    print(f"\n{trace_table(trace)}\n", flush=True)
+    show(f"\n{trace_table(trace)}\n")
     files, graphs, parity = export(network, seed=config.seed)
     comparison = evaluate(graphs, data.test, size)
-    print(f"On the {len(data.test)} held-out sequences\n\n{comparison_text(comparison, data.labels)}\n")
+    show(f"On the {len(data.test)} held-out sequences\n\n{comparison_text(comparison, data.labels)}\n")
 
     def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
         return Manifest(
@@ -123,7 +124,7 @@ def train_and_publish(run: TrainingRun) -> None:
         )
 
     bundle = publish(run.repository, run.name, files | example_file(data), describe)
-    print(f"Published {run.name}, version {bundle.manifest.version}, in {bundle.folder}")
+    show(f"Published {run.name}, version {bundle.manifest.version}, in {bundle.folder}")
 
 
 def evaluate_command(repository: Path, model: str, dataset: str) -> None:
@@ -137,13 +138,13 @@ def evaluate_command(repository: Path, model: str, dataset: str) -> None:
         manifest.input_size, manifest.hidden_size, manifest.num_layers, manifest.bidirectional, len(manifest.labels)
     )
     comparison = evaluate(graphs, held_out_for(manifest, data), size)
-    print(f"{manifest.name}, version {manifest.version}, on the {len(data.test)} held-out sequences of {data.name}\n")
-    print(comparison_text(comparison, manifest.labels))
+    show(f"{manifest.name}, version {manifest.version}, on the {len(data.test)} held-out sequences of {data.name}\n")
+    show(comparison_text(comparison, manifest.labels))
 
 
 def inspect_command(repository: Path, model: str) -> None:
     """Print the manifest, the pipeline with its shapes and the training trace of `NAME` or `NAME/VERSION`."""
-    print(manifest_text(find_bundle(repository, model).manifest))
+    show(manifest_text(find_bundle(repository, model).manifest))
 
 
 def find_bundle(repository: Path, model: str) -> Bundle:
@@ -171,9 +172,3 @@ def _source(data: Dataset) -> DataSource:
         min_length=min(lengths),
         max_length=max(lengths),
     )
-
-
-def _check_writable(repository: Path) -> None:
-    """Find out before the training, not after it, whether its result can be published."""
-    repository.mkdir(parents=True, exist_ok=True)
-    (repository / ".lock").touch()

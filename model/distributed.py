@@ -66,8 +66,8 @@ def _run_in_group(run: Callable[[int], None], device: str) -> Exception | None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         run(rank)
-    except (TrainingError, ExportError, BundleError) as error:  # in all processes at once, or when no step is left
-        return error
+    except (TrainingError, ExportError, BundleError, OSError) as error:
+        return error  # raised in all processes at once, or after the last step
     finally:
         dist.destroy_process_group()
     return None

@@ -7,7 +7,8 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,11 +42,17 @@ def open_graphs(files: Mapping[str, bytes], outputs: tuple[str, ...]) -> dict[st
     return {ONNX: open_onnx(files[ONNX]), TORCHSCRIPT: open_torchscript(files[TORCHSCRIPT], outputs)}
 
 
-def open_onnx(content: bytes) -> Graph:
-    """Load a graph into ONNX Runtime on the CPU."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: since 1.29 the runtime reports its use over the network
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime, which since 1.29 reports its use over the network unless it is told not to before."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
+    return cast(ModuleType, onnxruntime)
+
+
+def open_onnx(content: bytes) -> Graph:
+    """Load a graph into ONNX Runtime on the CPU."""
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # its own default ignores the container's quota
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

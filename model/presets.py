@@ -7,6 +7,7 @@ five-fold cross-validation on the training split of JapaneseVowels.
 from dataclasses import dataclass, replace
 
 from model.data import Dataset
+from model.data.reference import SOURCE as REFERENCE_SOURCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,6 @@ LARGE = replace(SMALL, validation_fraction=0.1, patience=20)
 
 def preset_for(data: Dataset) -> Preset:
     """The defaults for `data`: its own for the reference case, else by the number of training sequences."""
-    if data.name == "reference":
+    if data.source == REFERENCE_SOURCE:  # not by its name: a file may be called reference.csv
         return REFERENCE
     return SMALL if len(data.train) < SMALL_SIZE else LARGE

@@ -1,12 +1,22 @@
 """Plain text for the terminal: the training trace, an evaluation, a manifest and its pipeline."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from model.bundle import Epoch, Evaluation, Manifest
 from model.evaluate import Comparison
 
 BAR_WIDTH = 20
+# A confusion matrix of more classes fits no terminal: its largest confusions are shown instead.
+MAX_MATRIX_CLASSES = 40
+MAX_CONFUSIONS = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def show(text: str) -> None:
+    """Print `text` at once, with `?` for what standard output cannot encode: no result is lost to a terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def bar(value: float, *, full: float) -> str:
@@ -53,11 +63,27 @@ def comparison_text(comparison: Comparison, labels: Sequence[str]) -> str:
 
 def evaluation_text(evaluation: Evaluation, labels: Sequence[str]) -> str:
     """Accuracy, macro-F1, and the confusion matrix: a row for each true label, a column for each predicted one."""
-    matrix = evaluation.confusion_matrix
-    rows = [[label, *(str(count) for count in row)] for label, row in zip(labels, matrix, strict=True)]
-    return (
-        f"accuracy {evaluation.accuracy:.4f}, macro-F1 {evaluation.macro_f1:.4f}\n"
-        f"{table(['true, by predicted', *labels], rows)}"
+    matrix = _matrix(evaluation, labels) if len(labels) <= MAX_MATRIX_CLASSES else _confusions(evaluation, labels)
+    return f"accuracy {evaluation.accuracy:.4f}, macro-F1 {evaluation.macro_f1:.4f}\n{matrix}"
+
+
+def _matrix(evaluation: Evaluation, labels: Sequence[str]) -> str:
+    rows = zip(labels, evaluation.confusion_matrix, strict=True)
+    return table(["true, by predicted", *labels], [[label, *map(str, row)] for label, row in rows])
+
+
+def _confusions(evaluation: Evaluation, labels: Sequence[str]) -> str:
+    """The largest of the matrix beside its diagonal, the most frequent first."""
+    found = [
+        (count, true, predicted)
+        for true, row in enumerate(evaluation.confusion_matrix)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    found.sort(key=lambda confusion: (-confusion[0], *confusion[1:]))
+    shown = [[labels[true], labels[predicted], str(count)] for count, true, predicted in found[:MAX_CONFUSIONS]]
+    return f"{len(found)} confusions of two of the {len(labels)} classes, the most frequent first\n" + table(
+        ["true", "predicted", "count"], shown, left=frozenset({0, 1})
     )
 
 

@@ -40,7 +40,7 @@ def train(
     """
     device = torch.device(config.device, rank) if config.device == "cuda" else torch.device(config.device)
     with _repeatable(config.seed + rank, device):
-        fitting, validation = _hold_out(data.train, config)
+        fitting, validation = hold_out(data.train, config)
         sequences, lengths, targets = pad(fitting, device)  # (N, T, F), (N), (N)
         network = LSTMClassifier(size, dropout=config.dropout, input_noise=config.input_noise).to(device)
         standardise(network, fitting)
@@ -108,7 +108,7 @@ def standardise(network: LSTMClassifier, split: Split) -> None:
     """Set the network's mean and deviation to those of all steps of `split`; a constant feature keeps its scale."""
     steps = np.concatenate(split.sequences).astype(np.float64)  # (sum of T, F)
     mean, std = steps.mean(axis=0), steps.std(axis=0)
-    std = np.where(std > 1e-7 * np.abs(mean), std, 1.0)
+    std = np.where(std > np.maximum(1e-7 * np.abs(mean), np.finfo(np.float32).tiny), std, 1.0)
     network.mean.copy_(torch.from_numpy(mean))
     network.std.copy_(torch.from_numpy(std))
 
@@ -140,7 +140,8 @@ def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _hold_out(split: Split, config: TrainingConfig) -> tuple[Split, Split | None]:
+def hold_out(split: Split, config: TrainingConfig) -> tuple[Split, Split | None]:
+    """What of the training data `config` trains on, and what it holds out for validation, if anything."""
     if config.validation_fraction == 0:
         return split, None
     rest, held_out = stratified_split(split, fraction=config.validation_fraction, seed=config.seed)

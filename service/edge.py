@@ -5,6 +5,7 @@ here by plain coroutines, without the framework: one worker answers 2.6 times as
 second with 64 connections on two cores). Every other path goes on to the FastAPI app.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -13,7 +14,15 @@ from time import perf_counter
 from typing import Protocol
 
 from service.engine import Engine
-from service.errors import ClientGone, DeadlineExceeded, InternalError, MethodNotAllowed, ServiceError, Unsupported
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InternalError,
+    MethodNotAllowed,
+    ServiceError,
+    Unavailable,
+    Unsupported,
+)
 from service.http import (
     ASGIApp,
     Header,
@@ -79,6 +88,8 @@ class Edge:
             await self._answer(exchange, Request(scope, receive))
         except ServiceError as error:
             await self._refuse(exchange, error)
+        except asyncio.CancelledError:  # uvicorn's, when the drain limit has passed
+            await self._refuse(exchange, Unavailable("the service shuts down and could not wait for this request"))
         except Exception as error:
             exchange.bug = error
             await self._refuse(exchange, InternalError("internal error"))
@@ -100,6 +111,7 @@ class Edge:
         await exchange.respond(response)
 
     async def _refuse(self, exchange: "_Exchange", error: ServiceError) -> None:
+        exchange.error = error
         if isinstance(error, ClientGone | DeadlineExceeded):
             self._metrics.dropped(error.reason)
         elif not isinstance(error, InternalError):
@@ -142,6 +154,7 @@ class _Exchange:
         self.engine: Engine | None = None
         self.timing: Timing | None = None
         self.bug: Exception | None = None
+        self.error: ServiceError | None = None
         self.status = 0
         self.path: str = scope["path"]
         self._scope = scope
@@ -183,4 +196,6 @@ class _Exchange:
         }
         if self.engine is not None:
             fields["model"] = f"{self.engine.name}/{self.engine.version}"
+        if self.error is not None:
+            fields["error"] = str(self.error)
         return fields

@@ -14,7 +14,7 @@ from model.bundle import EXAMPLES, Bundle, BundleError, Manifest
 from service import policy
 from service.backends import Array, Backend, Batch, Runtime, load_backend
 from service.batcher import Batcher, Outputs, QueueLimits
-from service.errors import DeadlineExceeded, TooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, State, TraceLevel
@@ -67,7 +67,7 @@ class Prediction:
         return self.outputs["probabilities"]
 
 
-def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
+def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     """Load and warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
 
     Blocks for as long as that takes; call it in a thread.
@@ -76,17 +76,18 @@ def load(bundle: Bundle, runtime: Runtime, *, max_rows: int) -> Loaded:
     backend = load_backend(bundle, runtime)
     tracer = Tracer(bundle)
     try:
-        _warm_up(backend, bundle.manifest, max_rows)
+        _warm_up(backend, bundle.manifest, limits)
     except Exception as error:  # the runtimes' exceptions share no class but Exception
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
     return Loaded(bundle, backend, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
-def _warm_up(backend: Backend, manifest: Manifest, max_rows: int) -> None:
+def _warm_up(backend: Backend, manifest: Manifest, limits: EngineLimits) -> None:
     """Run the shapes to come: runtimes allocate, and TorchScript optimises anew, on the first runs of a shape."""
     states = manifest.num_layers * manifest.num_directions
-    for rows in sorted({1, 2, max_rows}):
-        for steps in sorted({manifest.data.min_length, manifest.data.max_length}):
+    for length in sorted({manifest.data.min_length, manifest.data.max_length}):
+        steps = min(length, limits.max_sequence_length)
+        for rows in sorted({1, 2, min(limits.batch.max_rows, limits.batch.max_steps // steps)} - {0}):
             zeros = np.zeros((states, rows, manifest.hidden_size), np.float32)
             sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
             batch = Batch(sequences, np.full(rows, steps, np.int64), zeros, zeros)
@@ -143,6 +144,7 @@ class Engine:
         outputs = await self._batcher.infer(
             query.sequences, wanted, timeout_s=query.timeout_s, timing=timing, priority=query.priority
         )
+        _check_finite(outputs["probabilities"])
         traces = await self._trace_until(deadline_s, query, outputs, query.trace) if query.trace else None
         self.metrics.predicted(self.manifest.labels, outputs["probabilities"])
         timing.completed = perf_counter()
@@ -210,6 +212,13 @@ class Engine:
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities
+
+
+def _check_finite(probabilities: Array) -> None:
+    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(bad):
+        raise InvalidRequest(f"sequences[{bad[0]}]: values too large, the model's answer to them is not a number")
 
 
 def _row(array: Array, row: int, length: int) -> Array:

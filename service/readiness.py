@@ -47,3 +47,8 @@ class Readiness:
     def ready(self) -> bool:
         """Whether every worker serves: a request may reach any of them."""
         return self._states[: self._workers] == bytes([WorkerState.SERVING]) * self._workers
+
+    @property
+    def all_drain(self) -> bool:
+        """Whether every worker was told to stop: none is left to take a request."""
+        return self._states[: self._workers] == bytes([WorkerState.DRAINING]) * self._workers

@@ -1,9 +1,11 @@
 """uvicorn, with a start that waits for the models and a stop that loses no request."""
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
@@ -20,6 +22,8 @@ from service.http import error_response
 _FAREWELL_S = 0.3
 # How long a connection that was taken last may be without its first request: its client has yet to be scheduled.
 _FIRST_REQUEST_S = 5.0
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
+_DROP = struct.pack("HBBI", 0x06, 0, 0, 0)  # linux/filter.h: BPF_RET, of no byte
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,8 @@ class Server(uvicorn.Server):
         """Listen and load, in either order; raise `BackendError` if the models' device cannot be used."""
         if self._loads_first:
             await self._service.load()
+        with suppress(OSError):  # there is none, unless those whom this worker replaces were all told to stop
+            self._listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         await super().startup(sockets=[self._listener.dup()])
         if not self._loads_first:
             await self._service.load()
@@ -101,6 +107,8 @@ class Server(uvicorn.Server):
 
         Nothing is awaited in between: clients whose connections are closed come back at once, for as long as they can.
         """
+        if self._service.readiness.all_drain:
+            take_no_more(self._listener)
         for server in self.servers:
             server.close()
         self._listener.setblocking(False)
@@ -124,3 +132,15 @@ class Server(uvicorn.Server):
     def _protocol(self) -> asyncio.Protocol:
         protocol = cast("type[_Protocol]", self.config.http_protocol_class)
         return protocol(self.config, self.server_state, self.lifespan.state)
+
+
+def take_no_more(listener: socket.socket) -> None:
+    """Let the kernel ignore new connections to `listener`, whoever else has it open; those that wait stay.
+
+    Between the last `accept` and `close` one more would come, and be reset. Who is ignored tries again a second later,
+    and is refused.
+    """
+    code = ctypes.create_string_buffer(_DROP)
+    with suppress(OSError):  # not every sandbox knows socket filters
+        program = struct.pack("HL", 1, ctypes.addressof(code))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

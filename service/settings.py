@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 PREFIX = "LSTM_"
 _VERSION_POLICY = re.compile(r"all|latest(:[1-9][0-9]{0,3})?|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -44,8 +44,8 @@ class Settings(BaseSettings):
         le=86_400,
         description="how often the repository is looked at for changes; 0: only on SIGHUP and when asked to load",
     )
-    backend: Literal["auto", "onnx", "torchscript"] = Field("auto", description="runtime")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the runtime computes")
+    backend: Literal["auto", "onnx", "torchscript"] = Field("auto", description="runtime: auto, onnx or torchscript")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it computes: auto, cpu or cuda")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: Positive = Field(1, description="processes that share the port")
@@ -96,11 +96,15 @@ class Settings(BaseSettings):
         return policy
 
     @model_validator(mode="after")
-    def _one_sequence_fits(self) -> Self:
-        limits = {"max_batch_steps": self.max_batch_steps, "max_queue_steps": self.max_queue_steps}
-        for name, limit in limits.items():
-            if self.max_sequence_length > limit:
-                raise ValueError(f"max_sequence_length={self.max_sequence_length} is over {name}={limit}")
+    def _each_fits_the_next(self) -> Self:
+        for small, large in (
+            ("max_sequence_length", "max_batch_steps"),
+            ("max_batch_steps", "max_queue_steps"),
+            ("max_batch_size", "max_queue_size"),
+            ("max_queue_delay_ms", "request_timeout_ms"),  # else whoever waits alone runs out of time
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(f"{small}={getattr(self, small)} is over {large}={getattr(self, large)}")
         return self
 
     @property
@@ -130,14 +134,23 @@ def _line(location: tuple[int | str, ...], message: str, got: object) -> str:
     return f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}): {message.removeprefix('Value error, ')}, got {got!r}"
 
 
-def available_cpus(cpu_max: Path = _CGROUP_CPU_MAX) -> int:
-    """CPUs that this process may use: its affinity, capped by the cgroup v2 quota in `cpu_max` (kernel cgroup-v2.rst).
+def available_cpus(cgroup: Path = _CGROUP) -> int:
+    """CPUs that this process may use: its affinity, capped by the quota of `cgroup`, version 2 or 1 (cgroups(7)).
 
     A container given `--cpus 1.5` on a 64-core host gets 2. The host's core count plays no part.
     """
     affinity = len(os.sched_getaffinity(0))
+    quota = _cpu_quota(cgroup)
+    return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """CPUs' worth of time that the cgroup mounted at `cgroup` may use; None if that is not limited."""
     try:
-        quota, period = cpu_max.read_text().split()
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
     except (OSError, ValueError):
-        return affinity
-    return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
+        return None

@@ -73,7 +73,7 @@ class Loader:
         bundle = await asyncio.to_thread(open_bundle, self.repository / name / str(number))
         if replaces is not None and replaces.manifest == bundle.manifest:  # with the hash of every file
             return replaces
-        load = partial(engine.load, bundle, self._runtime, max_rows=self._limits.batch.max_rows)
+        load = partial(engine.load, bundle, self._runtime, self._limits)
         try:
             loaded = await asyncio.to_thread(load)
         except BackendError as error:

@@ -66,6 +66,14 @@ def test_posted_test_sequences_reach_the_accuracy_that_evaluate_prints(trained: 
     assert right / len(data.test.targets) >= 0.96
 
 
+def test_three_seeds_reach_the_accuracy_that_is_promised(trained: Path, tmp_path: Path) -> None:
+    accuracies = [published(trained).manifest.evaluation.accuracy]
+    for seed in ("1", "2"):
+        model_command("train", "JapaneseVowels", "--seed", seed, "--repository", str(tmp_path))
+        accuracies.append(published(tmp_path).manifest.evaluation.accuracy)
+    assert np.mean(accuracies) >= 0.975
+
+
 def test_the_readmes_curl_names_the_right_speaker(service: ServiceProcess) -> None:
     command = re.search(r"^curl .*?\]\]\}'$", README, re.DOTALL | re.MULTILINE)
     assert command is not None

@@ -97,7 +97,10 @@ class Evaluation(_Record):
 
 
 class Parity(_Record):
-    """The largest difference from eager PyTorch over all outputs and `cases` ragged batches, by file."""
+    """The largest difference from eager PyTorch over all outputs and `cases` ragged batches, by file.
+
+    Of a value beyond 1, as a fraction of it.
+    """
 
     tolerance: Finite
     cases: Positive

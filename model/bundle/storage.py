@@ -115,6 +115,13 @@ def check_name(name: str) -> None:
         )
 
 
+def check_writable(repository: Path) -> None:
+    """Find out before a training, not after it, whether `publish` can write; make the folder. Raises `OSError`."""
+    repository.mkdir(parents=True, exist_ok=True)
+    with _publishing(repository):
+        Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository)).rmdir()
+
+
 def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe: Describe) -> Bundle:
     """Write `contents` as a new version of model `name` and make it visible in one step; return it, opened.
 
@@ -198,10 +205,13 @@ def _entry(content: bytes) -> FileEntry:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk's names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _fsync(folder: Path) -> None:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from model.data.dataset import DataError, Dataset, Split, stratified_split
 
 HELD_OUT_FRACTION = 0.2
+# The manifest holds a confusion matrix of all classes; more of them are rather a column that is no label.
+MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +46,8 @@ def assemble(halves: Halves, *, source: str, licence: str, seed: int) -> Dataset
     """Check `halves` and turn them into a `Dataset`; without a test half, a stratified fifth is held out by `seed`.
 
     Raises `DataError` for: no sequences, an empty sequence, a feature count that differs from the first sequence's, a
-    value that is not finite in float32, fewer than two classes, a class with a single training example, and a test
-    label that no training sequence has. Examples are counted before any are held out.
+    value that is not finite in float32, fewer than two classes or more than `MAX_CLASSES`, a class with a single
+    training example, and a test label that no training sequence has. Examples are counted before any are held out.
     """
     sets = [halves.train] if halves.test is None else [halves.train, halves.test]
     for half, labelled in zip(("training", "test"), sets, strict=False):
@@ -83,6 +85,8 @@ def _checked_labels(halves: Halves) -> tuple[str, ...]:
     labels = sort_labels(counts)
     if len(labels) < 2:
         raise DataError(f"{halves.name}: got {len(labels)} class ({labels[0]!r}), allowed is two or more")
+    if len(labels) > MAX_CLASSES:
+        raise DataError(f"{halves.name}: got {len(labels)} classes, allowed are {MAX_CLASSES} at most")
     for label in labels:
         if counts[label] < 2:
             origin = halves.train.origins[halves.train.labels.index(label)]

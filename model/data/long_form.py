@@ -79,11 +79,17 @@ def read_parquet(path: Path) -> Halves:
     """Read a parquet table; raises `DataError` with the row, counted from 1, and the column."""
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        cells = [frame.iloc[:, i].tolist() for i in range(frame.shape[1])]
+    except (
+        Exception
+    ) as error:  # a damaged file makes pyarrow and pandas raise nearly anything, text only when it is used
         raise DataError(f"{path.name}: got a file that does not read as parquet ({error})") from error
     header = [str(name) for name in frame.columns]
     _check_header(path.name, header)
-    columns = {str(name): [None if pd.isna(cell) is True else cell for cell in frame[name].tolist()] for name in frame}
+    columns = {
+        name: [None if pd.isna(cell) is True else cell for cell in column]
+        for name, column in zip(header, cells, strict=True)
+    }
     rows = tuple(f"row {i + 1}" for i in range(len(frame)))
     return Halves(path.stem, _sequences(Table(path.name, rows, columns)), None)
 

@@ -68,7 +68,7 @@ def read_ts(path: Path) -> Halves:
 
 def read_header(path: Path) -> Header:
     """Read no more than the header of one file."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         return _header(path.name, enumerate(file, start=1))
 
 
@@ -91,7 +91,7 @@ def _header(file: str, lines: Iterator[tuple[int, str]]) -> Header:
 
 def _read_file(path: Path) -> LabelledSequences:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = enumerate(file, start=1)
             header = _header(path.name, lines)
             if not header.labels:

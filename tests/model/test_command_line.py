@@ -114,6 +114,7 @@ def test_the_repository_comes_from_the_environment_when_no_flag_says_otherwise(t
         (["train", "nowhere.npz"], "nowhere.npz"),
         (["train", "reference", "--name", "a b"], "model name 'a b'"),
         (["train", "reference", "--data-parallel", "101"], "only 100 training sequences"),
+        (["train", "reference", "--data-parallel", "99", "--validation-fraction", "0.5"], "only 51 training sequences"),
     ],
 )
 def test_bad_input_is_one_line_on_standard_error(tmp_path, capsys, arguments, complaint):
@@ -125,7 +126,15 @@ def test_bad_input_is_one_line_on_standard_error(tmp_path, capsys, arguments, co
 
 @pytest.mark.parametrize(
     "flag",
-    ["--epochs=0", "--epochs=many", "--hidden-size=1.5", "--dropout=1.5", "--learning-rate=nan", "--learning-rate=inf"],
+    [
+        "--epochs=0",
+        "--epochs=many",
+        "--hidden-size=1.5",
+        "--hidden-size=1000000",
+        "--dropout=1.5",
+        "--learning-rate=nan",
+        "--learning-rate=inf",
+    ],
 )
 def test_a_setting_out_of_range_says_what_is_allowed(capsys, flag):
     with pytest.raises(SystemExit) as caught:
@@ -152,6 +161,13 @@ def test_a_graph_that_differs_from_the_network_is_not_published(tmp_path, capsys
     assert main(["train", str(data_file), "--epochs", "1", "--repository", str(repository)]) == EXIT_FAILED
     assert "model.pt: " in error_of(capsys)
     assert list_models(repository) == ()
+
+
+def test_a_terminal_that_knows_ascii_alone_costs_no_training(tmp_path, data_file):
+    arguments = ["train", data_file, "--epochs", "1", "--hidden-size", "4", "--repository", tmp_path / "bundles"]
+    with start(*arguments, PYTHONIOENCODING="ascii") as process:
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_without_the_training_libraries_the_error_says_what_to_install():

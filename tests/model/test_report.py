@@ -1,9 +1,22 @@
+import io
+import sys
+
 import pytest
 from model_factories import make_epoch, publish_made_up
 
 from model.bundle import Evaluation
 from model.evaluate import Comparison
-from model.report import BAR_WIDTH, bar, comparison_text, manifest_text, table, trace_table
+from model.report import (
+    BAR_WIDTH,
+    MAX_MATRIX_CLASSES,
+    bar,
+    comparison_text,
+    evaluation_text,
+    manifest_text,
+    show,
+    table,
+    trace_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +69,25 @@ def test_a_manifest_is_shown_with_pipeline_trace_and_evaluation(tmp_path):
         "epochs 2, batch size 4",
     ):
         assert part in text
+
+
+def test_of_many_classes_the_largest_confusions_are_shown_instead_of_the_matrix():
+    count = MAX_MATRIX_CLASSES + 1
+    labels = [f"class-{i}" for i in range(count)]
+    matrix = [[0] * count for _ in labels]
+    matrix[3][3], matrix[3][5], matrix[7][2] = 90, 4, 6
+    evaluation = Evaluation(accuracy=0.9, macro_f1=0.8, confusion_matrix=tuple(map(tuple, matrix)))
+    assert evaluation_text(evaluation, labels).splitlines() == [
+        "accuracy 0.9000, macro-F1 0.8000",
+        f"2 confusions of two of the {count} classes, the most frequent first",
+        "true     predicted  count",
+        "class-7  class-2        6",
+        "class-3  class-5        4",
+    ]
+
+
+def test_what_the_terminal_cannot_encode_becomes_a_question_mark(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    show("loss █ 0.5")
+    assert terminal.buffer.getvalue() == b"loss ? 0.5\n"

@@ -7,7 +7,7 @@ from model.data import Split, load
 from model.network import LSTMClassifier, NetworkSize
 from model.presets import LARGE, REFERENCE, SMALL, preset_for
 from model.progress import NoProgress
-from model.train import TrainingError, choose_device, pad, standardise, train
+from model.train import TrainingError, choose_device, hold_out, pad, standardise, train
 
 SIZE = NetworkSize(input_size=2, hidden_size=4, num_layers=2, bidirectional=False, num_classes=2)
 
@@ -121,3 +121,25 @@ def test_a_gpu_that_is_asked_for_and_missing_is_an_error_and_auto_takes_the_cpu(
 def test_a_validation_split_is_the_default_of_large_sets_alone(count, preset):
     assert preset_for(make_dataset(make_split(count))) == preset
     assert preset_for(load("reference", seed=0)) == REFERENCE
+
+
+def test_a_feature_whose_deviation_float32_cannot_hold_keeps_its_scale():
+    network = LSTMClassifier(SIZE)
+    steps = np.zeros((2000, 2), np.float32)
+    steps[0] = 1e-45
+    standardise(network, Split((steps,), np.array([0])))
+    assert network.std.tolist() == [1.0, 1.0]
+
+
+def test_a_training_standardises_by_what_it_fits_not_by_what_it_holds_out():
+    data, config = make_dataset(), make_config(validation_fraction=0.3)
+    fitting, validation = hold_out(data.train, config)
+    network, _ = run(data, validation_fraction=0.3)
+    np.testing.assert_allclose(network.mean, np.concatenate(fitting.sequences).mean(axis=0), rtol=1e-5)
+    everything = np.concatenate([*fitting.sequences, *validation.sequences])
+    assert not np.allclose(network.mean, everything.mean(axis=0), rtol=1e-5)
+
+
+def test_only_the_generated_set_has_the_settings_of_the_reference_case():
+    assert preset_for(load("reference", seed=0)) == REFERENCE
+    assert preset_for(make_dataset(name="reference", source="file reference.csv")) == SMALL

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from model.bundle import ONNX, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
 from service import backends
 from service.backends import BackendError, Batch, Runtime, choose_runtime, load_backend
-from service.engine import load
+from service.batcher import QueueLimits
+from service.engine import EngineLimits, load
+from service.policy import Limits
 
 KINDS = ("tiny", "stacked", "bidirectional", "both")
+LIMITS = EngineLimits(Limits(4, 100), QueueLimits(9, 900), max_sequence_length=50, max_trace_values=99999)
 FILES = {"onnx": ONNX, "torchscript": TORCHSCRIPT}
 
 
@@ -110,7 +113,7 @@ def test_another_models_graph_is_refused_before_it_is_served(repository: Path, t
     other = open_kind(repository, "both").read(FILES[backend])
     bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: other})
     with pytest.raises(BundleError, match=f"{bundle.folder}: {backend} fails to run its graph"):
-        load(bundle, Runtime(backend, "cpu", 1), max_rows=4)
+        load(bundle, Runtime(backend, "cpu", 1), LIMITS)
 
 
 @pytest.mark.parametrize("backend", FILES)
@@ -193,8 +196,8 @@ from service.timing import Timing
 
 async def serve():
     bundle = open_bundle(Path({str(repository)!r}) / "both" / "1")
-    loaded = load(bundle, choose_runtime("auto", "cpu", threads=1), max_rows=2)
     limits = EngineLimits(Limits(4, 100), QueueLimits(9, 900), 50, 99999)
+    loaded = load(bundle, choose_runtime("auto", "cpu", threads=1), limits)
     engine = Engine(loaded, limits=limits, metrics=Metrics())
     sequences = Sequences(np.ones((5, 3), np.float32), np.array([2, 3]))
     prediction = await engine.predict(Query(sequences, timeout_s=60, trace="gates"), Timing.start())

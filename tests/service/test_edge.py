@@ -82,7 +82,8 @@ def test_every_wrong_request_is_told_what_is_allowed(
     repository: Path, method: str, path: str, sent: dict[str, Any], error: tuple[int, str]
 ) -> None:
     status, message = error
-    limits = ["--max-sequence-length=50", "--max-queue-size=16", "--max-trace-values=60", "--max-body-bytes=5000"]
+    sizes = ["--max-sequence-length=50", "--max-batch-size=16", "--max-queue-size=16"]
+    limits = [*sizes, "--max-trace-values=60", "--max-body-bytes=5000"]
     response = ask(repository, method, path, *limits, **sent)
     assert message in check_error(response, status)
     assert (response.headers.get("connection") == "close") == (status == 413)
@@ -354,7 +355,7 @@ def test_when_the_queue_is_full_the_answer_is_429_at_once(repository: Path, monk
     one = {"sequences": [[[1, 2, 3]]]}
 
     async def run() -> None:
-        async with serving(repository, "--max-queue-size=1") as served:
+        async with serving(repository, "--max-batch-size=1", "--max-queue-size=1") as served:
             gate = backends["tiny"].gate
             close_gate(backends["tiny"])
             running = asyncio.create_task(served.client.post(PREDICT, json=one))
@@ -386,6 +387,7 @@ def test_a_request_has_one_log_line_at_most(repository: Path, caplog: pytest.Log
     assert [record.levelname for record in (fine, wrong, lost)] == ["DEBUG", "INFO", "INFO"]
     fields: dict[str, Any] = wrong.__dict__["fields"]
     assert fields.pop("duration_ms") > 0
+    assert fields.pop("error").startswith("malformed JSON")
     assert fields == {
         "request_id": "mine",
         "method": "POST",

@@ -7,6 +7,7 @@ from pathlib import Path
 import fake_clock
 import numpy as np
 import pytest
+from factories import make_bundle
 from fake_backend import CountingBackend, Gate
 from fake_clock import FakeClock, settle
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from service import engine as engine_module
 from service.backends import Array, Batch, Runtime, load_backend
 from service.batcher import QueueLimits
 from service.engine import Engine, EngineLimits, Loaded, Prediction, Query, load
-from service.errors import DeadlineExceeded, TooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, State, TraceLevel
@@ -249,19 +250,32 @@ def test_both_directions_of_a_trace_begin_with_the_state_that_was_given(reposito
     fake_clock.run(test)
 
 
+def test_values_on_which_the_network_overflows_are_refused_and_named(tmp_path: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        bundle = make_bundle(tmp_path, hidden_size=64)
+        loaded = load(bundle, Runtime("torchscript", "cpu", 1), LIMITS)
+        engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
+        sequences = make_sequences([2, 2])
+        sequences.values[2:] = [3e38, -3e38, 3e38]
+        with pytest.raises(InvalidRequest, match=r"sequences\[1\]: values too large"):
+            await engine.predict(Query(sequences, timeout_s=30.0), Timing.start())
+
+    fake_clock.run(test)
+
+
 def test_the_shapes_to_come_are_run_before_anything_is_served(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = open_bundle(repository / "both" / "1")
     backend = CountingBackend(load_backend(bundle, ONNX))
     monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
-    loaded = load(bundle, ONNX, max_rows=8)
     data = bundle.manifest.data
+    limits = EngineLimits(Limits(8, 42), QueueLimits(9, 900), max_sequence_length=6, max_trace_values=9)
+    assert (data.min_length, data.max_length) == (2, 8)  # so the limits cut the longest to 6, and 8 of those to 7
+    loaded = load(bundle, ONNX, limits)
 
     def shape(batch: Batch) -> tuple[int, ...]:
         return batch.sequences.shape[:2]
 
-    assert {shape(batch) for batch in backend.batches} == {
-        (rows, steps) for rows in (1, 2, 8) for steps in (data.min_length, data.max_length)
-    }
+    assert {shape(batch) for batch in backend.batches} == {(1, 2), (2, 2), (8, 2), (1, 6), (2, 6), (7, 6)}
     assert loaded.duration_s > 0

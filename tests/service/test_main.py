@@ -158,6 +158,19 @@ def test_sigterm_stops_all_workers_without_losing_a_request(repository: Path) ->
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
+def test_who_never_ends_its_body_is_told_that_the_service_stops(repository: Path) -> None:
+    with running_service(repository, "--drain-timeout-s", "1") as service:
+        service.wait_until("/health/ready", 200)
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{{".encode())
+            assert service.terminate() == 0
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert set(json.loads(body)) == {"error"}
+    assert not any("Traceback" in line for line in service.log)
+
+
 def test_both_backends_give_the_same_answers(repository: Path) -> None:
     pytest.importorskip("torch")
     body = {"sequences": ragged(np.random.default_rng(1), (1, 7, 3, 12)), "trace": "gates"}

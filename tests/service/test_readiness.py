@@ -55,3 +55,12 @@ def test_a_worker_that_follows_one_that_never_served_has_not_served_either() -> 
     readiness.become_worker(0)
     assert readiness.state is WorkerState.STARTING
     assert not readiness.has_served(0)
+
+
+def test_all_drain_when_the_last_worker_was_told_to_stop() -> None:
+    readiness = Readiness(2)
+    in_child(readiness, 1, WorkerState.DRAINING)
+    readiness.set(WorkerState.SERVING)
+    assert not readiness.all_drain
+    readiness.set(WorkerState.DRAINING)
+    assert readiness.all_drain

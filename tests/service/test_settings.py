@@ -96,11 +96,23 @@ def test_every_fault_has_its_line() -> None:
     assert [line.split()[0] for line in lines] == ["LSTM_PORT", "LSTM_WORKERS"]
 
 
-@pytest.mark.parametrize("name", ["max_batch_steps", "max_queue_steps"])
-def test_one_sequence_of_the_greatest_length_must_fit(name: str) -> None:
-    flag = f"--{name.replace('_', '-')}"
-    assert load_settings(["--max-sequence-length=50", f"{flag}=50"], {}).max_sequence_length == 50
-    assert refusal("--max-sequence-length=51", f"{flag}=50") == f"max_sequence_length=51 is over {name}=50"
+@pytest.mark.parametrize(
+    ("small", "large", "others"),
+    [
+        ("max_sequence_length", "max_batch_steps", ()),
+        ("max_batch_steps", "max_queue_steps", ("--max-sequence-length=1",)),
+        ("max_batch_size", "max_queue_size", ()),
+    ],
+)
+def test_a_sequence_must_fit_a_batch_and_a_batch_the_queue(small: str, large: str, others: tuple[str, ...]) -> None:
+    flags = [f"--{name.replace('_', '-')}" for name in (small, large)]
+    assert getattr(load_settings([f"{flags[0]}=50", f"{flags[1]}=50", *others], {}), small) == 50
+    assert refusal(f"{flags[0]}=51", f"{flags[1]}=50", *others) == f"{small}=51 is over {large}=50"
+
+
+def test_a_request_must_not_wait_for_company_longer_than_it_may_live() -> None:
+    fault = refusal("--max-queue-delay-ms=60", "--request-timeout-ms=50")
+    assert fault == "max_queue_delay_ms=60.0 is over request_timeout_ms=50.0"
 
 
 @pytest.mark.parametrize("policy", ["all", "latest", "latest:1", "latest:12", "1", "3,1,20"])
@@ -123,27 +135,34 @@ def test_an_unknown_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None
     assert "--prot" in capsys.readouterr().err
 
 
+V2 = "cpu.max"
+V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+
+
 @pytest.mark.parametrize(
-    ("cpu_max", "cpus"),
+    ("files", "cpus"),
     [
-        ("max 100000\n", 8),
-        ("150000 100000\n", 2),
-        ("400000 100000\n", 4),
-        ("10000 100000\n", 1),
-        ("6400000 100000\n", 8),
-        ("nonsense", 8),
-        (None, 8),
+        ({V2: "max 100000\n"}, 8),
+        ({V2: "150000 100000\n"}, 2),
+        ({V2: "400000 100000\n"}, 4),
+        ({V2: "10000 100000\n"}, 1),
+        ({V2: "6400000 100000\n"}, 8),
+        ({V2: "nonsense"}, 8),
+        ({V1[0]: "150000\n", V1[1]: "100000\n"}, 2),
+        ({V1[0]: "-1\n", V1[1]: "100000\n"}, 8),
+        ({V1[0]: "150000\n"}, 8),
+        ({}, 8),
     ],
 )
 def test_cpus_are_the_affinity_capped_by_the_quota(
-    cpu_max: str | None, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
-    file = tmp_path / "cpu.max"
-    if cpu_max is not None:
-        file.write_text(cpu_max)
-    assert available_cpus(file) == cpus
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert available_cpus(tmp_path) == cpus
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (3, 2), (8, 1), (20, 1)])

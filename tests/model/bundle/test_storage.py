@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import shutil
 import signal
@@ -14,10 +16,12 @@ from model.bundle import (
     MANIFEST,
     SCHEMA_VERSION,
     BundleError,
+    check_writable,
     list_models,
     list_versions,
     open_bundle,
     publish,
+    storage,
     survey,
 )
 from model.bundle.storage import SEAL
@@ -233,3 +237,28 @@ def test_a_repository_that_is_missing_or_a_file_cannot_be_surveyed(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match="file: cannot be listed"):
         survey(tmp_path / "file")
+
+
+def test_a_full_disk_publishes_nothing_and_says_where(bundle, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    repository = bundle.folder.parents[1]
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        publish_made_up(repository)
+    assert Path(caught.value.filename).is_relative_to(repository)
+    assert list_versions(repository, "made-up") == (1,)
+    assert not [*repository.glob(".staging-*")]
+
+
+def test_whether_a_repository_can_be_written_is_found_out_without_a_trace(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "bundles")
+    assert [path.name for path in (tmp_path / "new" / "bundles").iterdir()] == [".lock"]
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "bundles")
+
+    monkeypatch.setattr(storage.tempfile, "mkdtemp", refuse)  # tests may run as root, whom no mode stops
+    with pytest.raises(PermissionError):
+        check_writable(tmp_path / "new" / "bundles")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.data import DataError
-from model.data.labelled import Halves, LabelledSequences, assemble, sort_labels
+from model.data.labelled import MAX_CLASSES, Halves, LabelledSequences, assemble, sort_labels
 
 
 def labelled(labels, sequences=None):
@@ -99,3 +99,10 @@ def test_a_class_with_one_training_example_is_refused_with_its_place():
 def test_a_test_label_that_training_never_saw_is_refused():
     with pytest.raises(DataError, match=r"line 3: test label 'c' is not in the training set; allowed: \['a', 'b'\]"):
         assembled(labelled("aabb"), labelled("ac"))
+
+
+def test_more_classes_than_a_manifest_can_hold_are_refused():
+    labels = [str(i) for i in range(MAX_CLASSES)] * 2
+    assert len(assembled(labelled(labels)).labels) == MAX_CLASSES
+    with pytest.raises(DataError, match="got 1001 classes, allowed are 1000 at most"):
+        assembled(labelled([*labels, "more", "more"]))

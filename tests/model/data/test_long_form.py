@@ -1,4 +1,6 @@
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model.data import DataError, load
@@ -161,5 +163,17 @@ def test_a_bad_parquet_cell_is_refused_with_row_and_column(tmp_path, changes, co
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     path = tmp_path / "gestures.parquet"
     path.write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="does not read as parquet"):
+        read_parquet(path)
+
+
+def test_a_parquet_file_with_damaged_metadata_or_text_is_refused(tmp_path):
+    path = tmp_path / "gestures.parquet"
+    table = pa.table({"sequence_id": [1, 2], "step": [0, 0], "x": [1.0, 2.0], "label": ["up", "down"]})
+    pq.write_table(table.replace_schema_metadata({b"pandas": b"{}"}), path)
+    with pytest.raises(DataError, match="does not read as parquet"):
+        read_parquet(path)
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"down", b"d\xffwn"))
     with pytest.raises(DataError, match="does not read as parquet"):
         read_parquet(path)

@@ -82,3 +82,21 @@ def test_a_truncated_archive_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match="does not load as"):
         load(str(path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "damage"),
+    [
+        (b"{'descr'", 0, b"("),  # a header of NumPy's that does not tokenise
+        (b"PK\x01\x02", 10, b"\x63"),  # a method of compression that there is not
+        (b"PK\x01\x02", 8, b"\x01"),  # encrypted
+    ],
+)
+def test_a_damaged_archive_is_refused_whatever_its_parser_raises(tmp_path, record, place, damage):
+    path = Path(saved(tmp_path))
+    content = bytearray(path.read_bytes())
+    at = content.index(record) + place
+    content[at : at + 1] = damage
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="does not load as"):
+        load(str(path), seed=0)

@@ -116,3 +116,9 @@ def test_a_missing_file_is_refused_even_when_its_other_half_is_there(tmp_path, m
     write(tmp_path, "H_TEST")
     with pytest.raises(DataError, match="no such file"):
         load(str(tmp_path / missing), seed=0)
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_tag(tmp_path):
+    path = write(tmp_path, "G", "\ufeff@classLabel true Up Down\n@data\n" + LINES)
+    assert read_header(path).labels == ("Up", "Down")
+    assert len(read_ts(path).train.sequences) == 4
