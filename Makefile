@@ -37,10 +37,13 @@ $(VENV)/torch: constraints.txt
 	$(PIP) --retries 1 --timeout 15 --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	@touch $@
 
-# Clients of other servers that need other versions of our libraries: only tests/contract/ runs them.
+# Clients of other servers that need other versions of our libraries: only tests/contract/ runs them. The wheel that is
+# downloaded holds perf_analyzer, for x86-64.
 $(VENV)-clients/installed: tests/contract/requirements.txt
 	$(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	-$(VENV)-clients/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	  --dest $(VENV)-clients/wheels tritonclient==2.40.0
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/torch pyproject.toml
