@@ -96,7 +96,8 @@ class Batcher:
         self._running: list[_Part] = []
         self._worker: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.Handle | None = None
+        self._watched_s = math.inf  # when it is due: uvloop's timers of less than a millisecond do not say
         self._closed = False
 
     async def infer(
@@ -244,9 +245,10 @@ class Batcher:
     def _watch_deadline(self, deadline_s: float) -> None:
         """See to it that `_expire` runs at `deadline_s` or before: one timer for all requests."""
         if self._deadline_timer is not None:
-            if self._deadline_timer.when() <= deadline_s:
+            if self._watched_s <= deadline_s:
                 return
             self._deadline_timer.cancel()
+        self._watched_s = deadline_s
         self._deadline_timer = self._loop.call_at(deadline_s, self._expire)
 
     def _expire(self) -> None:

@@ -184,7 +184,8 @@ def test_classification_tells_the_best_classes_with_their_labels(client: Client,
 def test_scheduling_parameters_are_taken_and_a_deadline_holds(client: Client, sequences: Floats) -> None:
     answer = client.infer("tiny", [tensor(sequences)], priority=1, timeout=10_000_000, parameters={"mine": "x"})
     assert answer.as_numpy("label") is not None
-    check_refused(504, "time ran out", lambda: client.infer("tiny", [tensor(sequences)], timeout=1))
+    long = tensor(np.zeros((32, 2000, 3), np.float32))  # computes for longer than a clock's tick
+    check_refused(504, "time ran out", lambda: client.infer("tiny", [long], timeout=1))
 
 
 def test_what_is_wrong_is_told(client: Client, sequences: Floats) -> None:

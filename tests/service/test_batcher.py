@@ -9,6 +9,7 @@ from time import perf_counter
 import fake_clock
 import numpy as np
 import pytest
+import uvloop
 from fake_backend import EVERY_OUTPUT, HIDDEN_SIZE, LAYERS, POISON, STATE_SHAPE, FakeBackend, expected
 from fake_clock import FakeClock, settle
 from hypothesis import given, settings
@@ -379,6 +380,20 @@ def test_a_shorter_deadline_that_comes_later_is_kept_and_so_is_the_longer() -> N
         await busy
 
     fake_clock.run(test)
+
+
+def test_a_deadline_below_the_clocks_resolution_harms_nobody_else_under_uvloop() -> None:
+    async def test() -> None:
+        setup = Setup()
+        busy = await setup.ask_while_busy()
+        hurried, patient = setup.ask(row(1), timeout_s=1e-6), setup.ask(row(2))
+        with pytest.raises(DeadlineExceeded):
+            await hurried
+        setup.backend.gate.open()
+        assert {"probabilities"} <= (await patient).keys()
+        await busy
+
+    uvloop.run(test())
 
 
 def test_all_parts_of_a_split_request_run_out_of_time_together() -> None:
