@@ -68,7 +68,7 @@ def open_onnx(content: bytes) -> Graph:
 def open_torchscript(content: bytes, outputs: tuple[str, ...]) -> Graph:
     """Load a graph into PyTorch on the CPU; it returns a list in the order of `outputs`."""
     with torchscript_deprecated():
-        module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+        module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]  # torch's
 
     def run(batch: Batch) -> Arrays:
         with torch.inference_mode():

@@ -40,7 +40,7 @@ class LineProgress:
         self.sequences = 0  # of this epoch
         self.elapsed_s = 0.0
 
-    def advance(self, sequences: int, totals: Tensor) -> None:  # noqa: ARG002
+    def advance(self, sequences: int, totals: Tensor) -> None:  # noqa: ARG002  # Progress'
         """Count for the rate."""
         self.sequences += sequences
 

@@ -144,6 +144,6 @@ def _number(cell: object) -> float:
     if isinstance(cell, np.ndarray):  # a list cell; NumPy would convert one of a single value
         return float("nan")
     try:
-        return float(cell)  # type: ignore[arg-type]
+        return float(cell)  # type: ignore[arg-type]  # what cannot be converted is what is caught
     except (TypeError, ValueError):
         return float("nan")
