@@ -7,13 +7,14 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.responses import Response as RawResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as RawRequest
 
 from service import openapi
+from service.api_page import PageApi
 from service.api_v1 import ModelsApi, PredictApi
 from service.api_v2 import InferApi
 from service.api_v2_control import ControlApi
@@ -130,7 +131,7 @@ class Service:
             response_class=PlainTextResponse,
             responses=openapi.errors(401, 500),
         )
-        app.add_api_route("/", self._root, include_in_schema=False)
+        app.include_router(PageApi().router())
         app.add_api_route("/docs", self._docs, include_in_schema=False)
         app.mount("/static", StaticFiles(directory=_STATIC))
         for kind in (HTTPException, ServiceError, Exception):
@@ -153,9 +154,6 @@ class Service:
     async def _scrape(self) -> RawResponse:
         """All metrics of all workers, in Prometheus' text format."""
         return RawResponse(self._metrics.render(), media_type=CONTENT_TYPE)
-
-    async def _root(self) -> RawResponse:
-        return RedirectResponse("/docs")
 
     async def _docs(self) -> HTMLResponse:
         folder = "static/swagger-ui"

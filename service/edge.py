@@ -41,7 +41,7 @@ from service.readiness import Readiness, WorkerState
 from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_HEALTH = ("/health/", "/v2/health/")
+_OPEN = ("/health/", "/v2/health/", "/static/")  # and the page itself, which holds nothing secret
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Edge:
 
     async def _answer(self, exchange: "_Exchange", request: Request) -> None:
         path = request.scope["path"]
-        if self._keys is not None and not path.startswith(_HEALTH):
+        if self._keys is not None and path != "/" and not path.startswith(_OPEN):
             self._keys.check(request.header(b"authorization"))
         api = self._apis.get(_first_segment(path))
         exchange.engine = api.route(path) if api else None

@@ -74,6 +74,7 @@ def test_it_is_openapi_3_1_with_every_path_that_is_served(document: Json) -> Non
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),
+        ("post", "/v1/shapes"),
         *(("post", f"/v2{model}/infer") for model in MODEL_PATHS),
         *(("get", f"/v2{model}{what}") for model in MODEL_PATHS for what in ("", "/ready", "/config", "/stats")),
         *(("get", f"/v2{path}") for path in ("", "/health/live", "/health/ready", "/models", "/models/stats")),
