@@ -50,7 +50,7 @@ export class BarChart {
       svg("title", {}, `${bar.name}: ${format(bar.value)}`),
       svg("text", { class: "bar-name", x: this.options.labelWidth - 8, y: middle, "text-anchor": "end",
         "dominant-baseline": "middle" }, name),
-      svg("rect", { class: "fill", y: top + 4, height: row - 8, rx: 2, ...span(bar.value) }),
+      svg("rect", { class: `fill ${bar.value < 0 ? "below" : ""}`, y: top + 4, height: row - 8, rx: 2, ...span(bar.value) }),
       bar.before === undefined ? null : svg("rect", { class: "before", y: top + 2, height: row - 4, ...span(bar.before) }),
       svg("text", { class: "bar-value", x: width - 2, y: middle, "text-anchor": "end",
         "dominant-baseline": "middle" }, format(bar.value)));

@@ -61,7 +61,7 @@ class Side {
     this.title = el("h3");
     this.answer = el("p", { class: "verdict" });
     this.bars = new BarChart({ label: `Probabilities, ${letter}`, row: 22 });
-    this.unfolding = new Unfolding(`Had it ended earlier, ${letter}`, { height: 200, onpick: (step) => app.set({ step: step + 1 }) });
+    this.unfolding = new Unfolding(`Had it ended earlier, ${letter}`, { height: 200, most: 4, onpick: (step) => app.set({ step: step + 1 }) });
     this.states = new HeatMap({ label: `Hidden states, ${letter}`, height: 180, range: 1 });
     this.letter = letter;
     this.node = el("div", { class: "card span-6 stack tight side" }, this.title, this.answer, this.bars.node, this.unfolding.node,

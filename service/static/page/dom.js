@@ -55,6 +55,11 @@ export function field(label, control) {
   return el("div", { class: "field" }, el("label", { for: control.id }, label), control);
 }
 
+// A view's title and what one does there.
+export function heading(title, lead) {
+  return el("header", { class: "heading" }, el("h2", {}, title), el("p", { class: "lead" }, lead));
+}
+
 // Three decimals, as tables and read-outs show them; a real minus sign, so that columns line up.
 export function fixed(value, digits = 3) {
   if (value === null || value === undefined) return "–";

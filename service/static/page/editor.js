@@ -18,14 +18,14 @@ export class Editor {
       onpick: (step, feature) => app.set({ step: step + 1, feature: feature + 1 }) });
     this.feature = select([], 0, { onchange: () => app.set({ feature: Number(this.feature.value) + 1 }) });
     this.value = el("input", { type: "number", step: "any", onchange: () => this.type() });
-    this.reset = el("button", { type: "button", class: "quiet", onclick: () => app.set({ edit: undefined, show: undefined }) }, "Undo all changes");
+    this.reset = el("button", { type: "button", class: "quiet", onclick: () => app.set({ edit: undefined, show: undefined }) }, "Undo changes");
     this.changed = el("span", { class: "chip info" });
-    const kinds = segments("Input as", [["lines", "Lines"], ["map", "Heat map"]], "lines", (kind) => this.as(kind));
+    this.kinds = segments("Input as", [["lines", "Lines"], ["map", "Heat map"]], "lines", (kind) => this.as(kind));
     this.linesFigure = figure("Input", "Drag the coloured line to draw; with the keyboard, ← → choose a step and ↑ ↓ change its value.", this.lines);
-    this.mapFigure = figure("Input as a heat map", "Each column is a time step, each row a feature; click a value to choose it.", this.map);
+    this.mapFigure = figure("Input", "Each column is a time step, each row a feature; click a value to choose it.", this.map);
     this.node = el("div", { class: "stack tight" }, this.linesFigure, this.mapFigure,
       el("div", { class: "row" }, field("Feature", this.feature), this.valueField = field("Value at step 1", this.value),
-        this.reset, this.changed, el("span", { class: "push" }, kinds)));
+        this.reset, this.changed));
     this.as("lines");
     this.listen();
   }
@@ -33,6 +33,8 @@ export class Editor {
   as(kind) {
     this.linesFigure.hidden = kind !== "lines";
     this.mapFigure.hidden = kind === "lines";
+    const shown = kind === "lines" ? this.linesFigure : this.mapFigure;
+    shown.querySelector(".saves").prepend(this.kinds);
   }
 
   // `original` is the sequence before the changes.

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { BarChart } from "./barchart.js";
-import { el, field, fixed, newest, select, shapeText, showError } from "./dom.js";
+import { el, field, fixed, heading, newest, select, shapeText, showError } from "./dom.js";
 import { HeatMap } from "./heatmap.js";
 import { figure } from "./figure.js";
 import { Sequence } from "./sequence.js";
@@ -20,8 +20,7 @@ export function createFlow(panel, app) {
   const note = el("p", { class: "note" });
   const stages = el("ol", { class: "stages" });
   panel.append(
-    el("h2", {}, "From a sequence to an answer"),
-    el("p", { class: "lead" }, "A batch of sequences goes through these stages, each reads what the one before it gave. The shapes are those of the batch below, which the service has just computed."),
+    heading("From a sequence to an answer", "A batch of sequences goes through these stages, each reads what the one before it gave. The shapes are those of the batch below, which the service has just computed."),
     el("div", { class: "row controls" }, field("Sequences in the batch", batch), field("Look at example", example)),
     error, chain, note, stages,
   );
@@ -60,7 +59,7 @@ export function createFlow(panel, app) {
     const raw = { shape: [size, steps, all[0].features], values: sequences[0].values };
     const results = [raw, ...names.map((name) => tensors.get(name))];
     note.textContent = batchNote(sequences, steps, all.length);
-    chain.replaceChildren(...about.pipeline.map((stage, index) => link(stage, results[index])));
+    chain.replaceChildren(...links(about.pipeline, results.map(({ shape }) => shape.join("×"))));
     stages.replaceChildren(...about.pipeline.map((stage, index) =>
       drawStage({ stage, index, about, result: results[index], steps: sequences[0].steps })));
   }
@@ -75,11 +74,13 @@ function batchNote(sequences, steps, count) {
   return `The batch: ${repeated}. ${ragged ? `Shorter sequences are padded to ${steps} steps; padding never changes a result. ` : ""}The values are those of the example that you look at.`;
 }
 
-// One link of the chain of shapes; the standardised one has the input's shape and is left out.
-function link(stage, { shape }) {
-  if (stage.name === "standardised") return "";
-  return el("li", {}, el("a", { href: `#stage-${stage.name}`, onclick: (event) => jump(event, stage.name) },
-    el("strong", { class: "shape" }, shape.join("×")), el("span", {}, titleOf(stage.name))));
+// The chain of shapes: a link for each that differs from the one before it.
+function links(pipeline, shapes) {
+  const kept = pipeline.map(({ name }, index) => ({ name, shape: shapes[index] }))
+    .filter(({ shape }, index) => shape !== shapes[index - 1] || pipeline[index].name.startsWith("lstm"));
+  return kept.map(({ name, shape }) =>
+    el("li", {}, el("a", { href: `#stage-${name}`, onclick: (event) => jump(event, name) },
+      el("strong", { class: "shape" }, shape), el("span", {}, name === "linear" ? "Logits, probabilities" : titleOf(name)))));
 }
 
 function jump(event, name) {

@@ -20,7 +20,7 @@ export class HeatMap {
     this.stage.style.height = `${this.options.height}px`;
     this.foot = el("div", { class: "legend heat-legend" });
     this.node = el("div", { class: "chart-box" }, el("div", { class: "heat-frame" },
-      el("span", { class: "axis-y", "aria-hidden": "true" }, this.options.rowName), this.stage), this.foot);
+      el("span", { class: "axis-y", "aria-hidden": "true" }, this.options.columnName === "step" ? this.options.rowName : ""), this.stage), this.foot);
     this.stage.addEventListener("pointermove", (event) => this.readOut(...this.placeOf(event)));
     this.stage.addEventListener("pointerleave", () => this.readOut(this.step, this.row));
     this.stage.addEventListener("click", (event) => this.options.onpick?.(...this.placeOf(event)));

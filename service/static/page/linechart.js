@@ -3,7 +3,7 @@
 import { el, fixed, svg } from "./dom.js";
 import { savePng, saveSvg } from "./figure.js";
 
-const MARGIN = { top: 10, right: 14, bottom: 26, left: 46 };
+const MARGIN = { top: 20, right: 14, bottom: 26, left: 46 };
 
 // `options`: label (for screen readers), height, xName, format (of values), first (the number of index 0), onpick.
 // A series is {name, values, colour (0 to 8), dashed, faint}; colour `null` is the ink.
@@ -98,15 +98,15 @@ export class LineChart {
     });
     const dot = values.length === 1 ? "h.01" : "";
     return svg("path", { class: `line ${ink(colour)} ${faint ? "faint" : ""} ${dot && "dot"}`,
-      d: shape.join("") + dot, "stroke-dasharray": dashed ? "4 4" : colour > 4 ? "9 3" : null });
+      d: shape.join("") + dot, "stroke-dasharray": dashed ? "4 4" : colour > 5 ? "9 3" : null });
   }
 
-  // A vertical line with a word beside it; the word keeps inside.
+  // A vertical line with a word above it; the word keeps inside.
   drawMark({ index, text }) {
     const x = this.x(index), late = x > this.width * 0.6;
     return [
       svg("line", { class: "mark-line", x1: x, x2: x, y1: MARGIN.top, y2: this.options.height - MARGIN.bottom }),
-      svg("text", { class: "mark-text", x: x + (late ? -6 : 6), y: MARGIN.top + 12,
+      svg("text", { class: "mark-text", x: x + (late ? 4 : -4), y: MARGIN.top - 6,
         "text-anchor": late ? "end" : "start" }, text),
     ];
   }

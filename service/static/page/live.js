@@ -31,7 +31,7 @@ class Live {
     this.demo = el("button", { type: "button", onclick: () => this.sendSome() }, `Send ${SAMPLES} predictions`);
     this.tiles = el("dl", { class: "tiles" });
     panel.append(
-      el("div", { class: "row middle spread" }, el("div", {}, el("h2", {}, "What the service does now"), this.state), this.demo),
+      el("div", { class: "row middle spread" }, el("header", { class: "heading" }, el("h2", {}, "What the service does now"), this.state), this.demo),
       this.error, this.tiles, this.charts());
   }
 

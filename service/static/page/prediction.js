@@ -2,7 +2,7 @@
 // a change asks the service; moving through time only moves what is there.
 
 import * as api from "./api.js";
-import { el, showError } from "./dom.js";
+import { el, heading, showError } from "./dom.js";
 import { Compare } from "./compare.js";
 import { Editor } from "./editor.js";
 import { download } from "./figure.js";
@@ -37,13 +37,12 @@ class Prediction {
   build(panel) {
     const save = el("button", { type: "button", class: "quiet", onclick: () => this.saveTrace() }, "Save the trace as JSON");
     panel.append(
-      el("h2", {}, "One sequence, step by step"),
-      el("p", { class: "lead" }, "Choose a sequence, see the answer, then follow it backwards: what every layer computed, gate by gate, and when the model made up its mind."),
+      heading("One sequence, step by step", "Choose a sequence, see the answer, then follow it backwards: what every layer computed, gate by gate, and when the model made up its mind."),
       el("div", { class: "grid top" },
         el("section", { class: "card span-7 stack tight", "aria-label": "Sequence" }, this.source.node, this.error, this.editor.node),
-        el("section", { class: "card span-5 stack tight", "aria-label": "Answer" }, this.answer.node,
+        el("section", { class: "card span-5 stack", "aria-label": "Answer" }, this.answer.node,
           el("div", { class: "row" }, this.compare.picker, save))),
-      this.compare.node, this.transport.node, this.unfolding.node, this.layers.statesFigure,
+      this.transport.node, this.compare.node, this.unfolding.node, this.layers.statesFigure,
       el("div", { class: "grid" }, this.gates.gatesFigure, this.gates.memoryFigure, this.gates.sumCard),
       this.layers.tail,
     );
@@ -93,8 +92,8 @@ class Prediction {
     const [trace, before, other] = await Promise.all([
       ask(sequence), edits.size ? ask(given.original) : null, this.compare.fetch(about, sequence, given.truth),
     ]);
-    Object.assign(this, { ...given, about, sequence, trace, before, other });
-    if (!edits.size) this.source.show(about, given);
+    Object.assign(this, given, { about, sequence, trace, before, other });
+    this.source.show(about, { chosen: given.chosen, sequence });
   }
 
   // The sequence that the link names, and its true class, if that is known.
@@ -102,11 +101,11 @@ class Prediction {
     const { sequence, example } = this.app.state;
     if (sequence) {
       const original = sequence === "kept" ? this.kept : unpackOr(sequence);
-      if (original) return { original, sequence: original, truth: null };
+      if (original) return { original, truth: null };
     }
     const chosen = indexOf(example, about.examples.length);
     const original = Sequence.fromRows(about.examples[chosen].sequence);
-    return { original, sequence: original, chosen, truth: about.examples[chosen].label };
+    return { original, chosen, truth: about.examples[chosen].label };
   }
 
   draw(about) {

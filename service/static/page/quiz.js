@@ -12,7 +12,7 @@ const inputShape = shape("input");
 // Each: what is asked, what of the answer counts, and the mistakes: [changed arguments, what was overlooked].
 const QUESTIONS = [
   (given, base) => ({
-    ask: `A batch of shape ${inputShape(base)} goes through ${base.call}. Which shape has output?`,
+    ask: `A batch of shape ${inputShape(base)} goes through ${base.call}. What is the shape of output?`,
     read: shape("output"),
     why: "output has the top layer's hidden state for every step: the input's shape, with the last axis now hidden_size times the directions.",
     mistakes: [
@@ -22,7 +22,7 @@ const QUESTIONS = [
     ],
   }),
   (given, base) => ({
-    ask: `${base.call} has read a batch of ${given.batch} sequences. Which shape has h_n?`,
+    ask: `${base.call} has read a batch of ${given.batch} sequences. What is the shape of h_n?`,
     read: shape("h_n"),
     why: "h_n has one state for each layer and direction, then the batch, whatever batch_first says, then hidden_size.",
     mistakes: [
@@ -32,7 +32,7 @@ const QUESTIONS = [
     ],
   }),
   (given, base) => ({
-    ask: `How many parameters has ${base.call}?`,
+    ask: `How many parameters does ${base.call} have?`,
     read: count,
     why: "four gates, each with a weight for every input feature, one for every hidden unit, and two biases.",
     mistakes: [
@@ -81,7 +81,7 @@ export function createQuiz() {
   const options = el("div", { class: "options", role: "group", "aria-label": "Answers" });
   const feedback = el("p", { class: "feedback", role: "status" });
   const error = el("p", { class: "error", hidden: true });
-  const score = el("span", { class: "chip" }, "");
+  const score = el("span", { class: "chip", hidden: true });
   const again = el("button", { type: "button", onclick: () => next() }, "Another question");
   let tally = { right: 0, asked: 0 }, turn = Math.floor(Math.random() * QUESTIONS.length);
 
@@ -111,6 +111,7 @@ export function createQuiz() {
     button.classList.add(one.right ? "right" : "wrong");
     feedback.textContent = one.feedback;
     feedback.className = `feedback ${one.right ? "good" : "bad"}`;
+    score.hidden = false;
     score.textContent = `${tally.right} of ${tally.asked} at first try`;
   }
 

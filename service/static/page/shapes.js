@@ -1,12 +1,12 @@
 // Shape lab: which shapes an nn.LSTM gives, how many parameters it has, and which error it raises; and a quiz on them.
 
 import * as api from "./api.js";
-import { el, field, newest, shapeText, showError, whole } from "./dom.js";
+import { el, field, heading, newest, shapeText, showError, whole } from "./dom.js";
 import { createQuiz } from "./quiz.js";
 
 const SIZES = [
   ["input_size", "input_size: features a step", 5], ["hidden_size", "hidden_size: units", 8], ["num_layers", "num_layers", 1],
-  ["sequence_length", "sequence length", 10], ["batch", "batch size; empty: unbatched", 100], ["features", "features in the input; empty: as many", ""],
+  ["sequence_length", "sequence length", 10], ["batch", "batch; empty: unbatched", 100], ["features", "features; empty: input_size", ""],
 ];
 const FLAGS = [["bidirectional", false], ["batch_first", true], ["bias", true]];
 const WORDS = {
@@ -33,10 +33,10 @@ export function createShapes(panel, app) {
   const answer = el("div", { class: "stack tight", id: "lab-answer", "aria-live": "polite" });
   const latest = newest();
   panel.append(
-    el("h2", {}, "Shape lab"),
-    el("p", { class: "lead" }, "Type the arguments of nn.LSTM and the size of its input. The shapes, the number of parameters and the errors are those of PyTorch. Empty a field to leave the argument out."),
-    el("div", { class: "grid" }, el("div", { class: "card span-5 stack tight" }, form, error), el("div", { class: "card span-7" }, answer),
-      createQuiz()),
+    heading("Shape lab", "Type the arguments of nn.LSTM and the size of its input. The shapes, the number of parameters and the errors are those of PyTorch. Empty a field to leave the argument out."),
+    el("div", { class: "grid" },
+      el("div", { class: "span-5 stack" }, el("div", { class: "card stack tight" }, form, error), createQuiz()),
+      el("div", { class: "card span-7" }, answer)),
   );
 
   // Fields as JSON has them: numbers, or what was typed, for the service to refuse.

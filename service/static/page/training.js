@@ -1,7 +1,7 @@
 // Training trace: how the model learnt, how it does on sequences it never saw, on which data, and whether its exported
 // graphs agree with PyTorch.
 
-import { el, fixed, whole } from "./dom.js";
+import { el, fixed, heading, whole } from "./dom.js";
 import { figure } from "./figure.js";
 import { LineChart } from "./linechart.js";
 
@@ -14,8 +14,7 @@ export function createTraining(panel, app) {
     if (wanted === drawn) return;
     drawn = wanted;
     panel.replaceChildren(
-      el("h2", {}, `How ${about.name} learnt`),
-      el("p", { class: "lead" }, story(about)),
+      heading(`How ${about.name} learnt`, story(about)),
       tiles(about),
       el("div", { class: "grid" },
         chart(about, "loss", "Loss", "How wrong the network was, on average: lower is better.", "span-6"),
@@ -122,6 +121,6 @@ function parity({ manifest: { parity: found, files } }) {
   return el("div", { class: "card" }, el("h3", {}, "Parity with PyTorch"),
     el("p", { class: "note" }, `Before the model was published, each exported graph was held against the network it came from, on ${found.cases} batches of sequences of different lengths.`),
     el("table", { id: "parity", "aria-label": "Parity" }, el("thead", {}, el("tr", {},
-      ...[["File", "words"], ["Largest difference"], ["Allowed"], ["", "words"], ["Size"]].map(([text, kind]) =>
-        text ? el("th", { scope: "col", class: kind }, text) : el("td", { class: kind })))), el("tbody", {}, ...rows)));
+      ...[["File", "words"], ["Largest difference"], ["Allowed"], ["Verdict", "words"], ["Size"]].map(([text, kind]) =>
+        el("th", { scope: "col", class: kind }, text)))), el("tbody", {}, ...rows)));
 }

@@ -13,10 +13,11 @@ export class Answer {
     this.label = el("strong", { class: "answer-label" });
     this.confidence = el("span", { class: "answer-share number" });
     this.truth = el("span", { class: "chip" });
+    this.when = el("p", { class: "when" });
     this.before = el("p", { class: "note before-note" });
     this.bars = new BarChart({ label: "Probabilities" });
     this.node = el("div", { class: "stack tight" },
-      el("div", { class: "answer", "aria-live": "polite" }, this.label, this.confidence, this.truth), this.before,
+      el("div", { class: "answer", "aria-live": "polite" }, this.label, this.confidence, this.truth), this.when, this.before,
       figure("Probabilities", "How sure the model is of each class; together they make one.", this.bars));
   }
 
@@ -26,6 +27,7 @@ export class Answer {
     this.confidence.textContent = fixed(trace.probabilities[trace.answer]);
     this.truth.textContent = truth === null ? "true class unknown" : truth === name ? "correct" : `true class: ${truth}`;
     this.truth.className = `chip ${truth === null ? "" : truth === name ? "good" : "bad"}`;
+    this.when.textContent = moment(trace);
     this.before.textContent = before
       ? `Before your changes: ${before.labels[before.answer]}, ${fixed(before.probabilities[before.answer])}.`
       : "";
@@ -37,18 +39,17 @@ export class Answer {
   }
 }
 
-// Probabilities over time, with the step from which on the answer no longer changes.
+// `most`: how many classes get a colour and a place in the legend. Probabilities over time, with the step from which on the answer no longer changes.
 export class Unfolding {
-  constructor(title, { height = 250, onpick, ...props } = {}) {
+  constructor(title, { height = 250, most = COLOURS, onpick, ...props } = {}) {
+    this.most = most;
     this.chart = new LineChart({ label: title, height, onpick });
-    this.sentence = el("p", { class: "verdict", "aria-live": "off" });
     this.node = figure(title, "The probability of each class, had the sequence ended at that step.", this.chart, props);
-    this.node.append(this.sentence);
   }
 
   show(trace, before) {
     const { columns } = trace.stepProbabilities;
-    const shown = strongest(trace.stepProbabilities, COLOURS);
+    const shown = strongest(trace.stepProbabilities, this.most);
     const series = Array.from({ length: columns }, (_, index) => {
       const place = shown.indexOf(index);
       return { name: trace.labels[index], values: trace.stepProbabilities.column(index),
@@ -58,16 +59,19 @@ export class Unfolding {
       const { answer } = before;
       series.push({ name: `${before.labels[answer]} before`, values: before.stepProbabilities.column(answer), colour: answer % COLOURS, dashed: true });
     }
-    const { settled, answer, labels, sequence } = trace;
+    const { settled, answer, labels } = trace;
     this.chart.setData(series, { range: [0, 1], marks: [{ index: settled, text: `settled: ${labels[answer]}` }] });
-    this.sentence.textContent = settled === 0
-      ? `From the first step on, ${labels[answer]} is the most probable class.`
-      : `The model makes up its mind at step ${settled + 1} of ${sequence.steps}: from there on, ${labels[answer]} stays the most probable class.`;
   }
 
   setCursor(step) {
     this.chart.setCursor(step);
   }
+}
+
+export function moment({ settled, answer, labels, sequence }) {
+  return settled === 0
+    ? `From the first step on, ${labels[answer]} is the most probable class.`
+    : `It makes up its mind at step ${settled + 1} of ${sequence.steps}: from there on, ${labels[answer]} stays the most probable class.`;
 }
 
 // The columns that at some step come highest, so many at most.
