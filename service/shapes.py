@@ -101,16 +101,22 @@ def _parameters(
 
 
 def _read_input(call: str, given: Mapping[str, Any], input_size: int, *, batch_first: bool) -> tuple[Axis, ...]:
-    time = Axis(_size(call, given, "sequence_length", default=10), "time")
-    features = _size(call, given, "features", default=input_size)
+    """The axes of the input; a size that torch's module refuses is an error of the call, with the module made."""
+    forward = f"{call}(input)"
+    steps = _size(forward, given, "sequence_length", default=10, least=0)
+    features = _size(forward, given, "features", default=input_size, least=0)
+    batch = None if given.get("batch", 1) is None else _size(forward, given, "batch", default=1, least=0)
     if features != input_size:
         message = f"input.size(-1) must be equal to input_size. Expected {input_size}, got {features}"
-        raise _refusal(f"{call}(input)", "RuntimeError", message, "the weights have a column for each feature")
-    last = Axis(features, "features")
-    if given.get("batch", 1) is None:
+        raise _refusal(forward, "RuntimeError", message, "the weights have a column for each feature")
+    if steps == 0:
+        message = "Expected sequence length to be larger than 0 in RNN"
+        raise _refusal(forward, "RuntimeError", message, _WHY["sequence_length"])
+    time, last = Axis(steps, "time"), Axis(features, "features")
+    if batch is None:
         return (time, last)
-    batch = Axis(_size(call, given, "batch", default=1), "batch")
-    return (batch, time, last) if batch_first else (time, batch, last)
+    first = Axis(batch, "batch")
+    return (first, time, last) if batch_first else (time, first, last)
 
 
 def _check_missing(call: str, given: Mapping[str, Any]) -> None:
@@ -130,13 +136,14 @@ def _flag(call: str, given: Mapping[str, Any], name: str, default: bool) -> bool
 
 
 def _size(
-    call: str, given: Mapping[str, Any], name: str, *, default: int | None = None, most: int = MAX_SIZE
+    call: str, given: Mapping[str, Any], name: str, *, default: int | None = None, least: int = 1, most: int = MAX_SIZE
 ) -> int:
     value = given.get(name, default)
     if type(value) is not int:
         raise _refusal(call, "TypeError", f"{name} should be of type int, got: {_type_name(value)}", _WHY[name])
-    if value <= 0:
-        raise _refusal(call, "ValueError", f"{name} must be greater than zero", f"got {value}; {_WHY[name]}")
+    if value < least:
+        rule = f"{name} must be greater than zero" if least else f"{name} must not be negative"
+        raise _refusal(call, "ValueError", rule, f"got {value}; {_WHY[name]}")
     if value > most:
         raise InvalidRequest(f"{name}: got {value}, at most {most} is answered here")
     return value

@@ -12,7 +12,8 @@ SERVICE_ORDER = [
     "errors", "settings", "shapes", "timing", "tensors", "statistics", "metrics", "backends", "backends.onnx",
     "backends.torchscript", "policy", "batcher", "trace", "engine", "control", "versions", "registry", "keys",
     "readiness", "http", "logs", "compression", "binary_tensors", "open_inference", "openapi_v2", "openapi", "api_v1",
-    "api_v2_tensors", "api_v2", "api_v2_models", "api_v2_control", "api_page", "edge", "app", "server", "workers", "__main__",
+    "api_v2_tensors", "api_v2", "api_v2_models", "api_v2_control", "api_page", "edge", "app", "server", "workers",
+    "__main__",
 ]  # fmt: skip
 CHOOSERS = {"backends"}  # import what stands after them, inside a function, when it has been chosen
 

@@ -55,7 +55,7 @@ def test_every_documented_path_is_answered(repository: Path) -> None:
             answer = httpx.request(method, service.url + filled)
             needs_a_body = path.endswith(("/predict", "/infer", "/shapes"))
             assert answer.status_code == (400 if needs_a_body else 200), (method, path, answer.text)
-        undescribed = {"/docs", "/openapi.json"}
+        undescribed = {"/", "/docs", "/openapi.json"}
         assert {path for _, path in paths} - undescribed == {path for path in described if "/versions/" not in path}
 
 

@@ -243,32 +243,43 @@ def keys(tmp_path: Path) -> str:
     return f"--api-keys-file={tmp_path / 'keys'}"
 
 
-PROTECTED = ["/v1/models", "/v1/models/tiny", "/metrics", "/docs", "/openapi.json", "/", "/static/swagger-ui/LICENSE"]
+PROTECTED = ["/v1/models", "/v1/models/tiny", "/metrics", "/docs", "/openapi.json"]
+OPEN = ["/health/live", "/health/ready", "/", "/static/page/main.js", "/static/swagger-ui/LICENSE"]
 
 
-def test_a_key_is_needed_everywhere_but_for_health(repository: Path, keys: str) -> None:
+def test_a_key_is_needed_everywhere_but_for_health_and_the_page(repository: Path, keys: str) -> None:
     async def run() -> None:
         async with serving(repository, keys) as served:
             client = served.client
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}):
-                for path in (*PROTECTED, "/nowhere", "/health"):
+                for path in (*PROTECTED, "/nowhere", "/health", "/static"):
                     response = await client.get(path, headers=headers)
                     check_error(response, 401)
                     assert response.headers["www-authenticate"] == "Bearer"
                 check_error(await client.post(PREDICT, json=BODY, headers=headers), 401)
                 check_error(await client.post("/v1/models/nobody/predict", json=BODY, headers=headers), 401)
-            for path in ("/health/live", "/health/ready"):
+                check_error(await client.post("/v1/shapes", json={}, headers=headers), 401)
+            for path in OPEN:
                 assert (await client.get(path)).status_code == 200
             held = {"Authorization": "Bearer sesame"}
             for path in PROTECTED:
-                assert (await client.get(path, headers=held)).status_code in {200, 307}, path
+                assert (await client.get(path, headers=held)).status_code == 200, path
             assert (await client.post(PREDICT, json=BODY, headers=held)).status_code == 200
 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("path", ["/health/../v1/models", "/health/%2e%2e/v1/models", "/health/live/../../metrics"])
-def test_no_detour_over_health_leads_past_the_keys(repository: Path, keys: str, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/../v1/models",
+        "/health/%2e%2e/v1/models",
+        "/health/live/../../metrics",
+        "/static/../v1/models",
+        "/static/page/../../metrics",
+    ],
+)
+def test_no_detour_over_an_open_path_leads_past_the_keys(repository: Path, keys: str, path: str) -> None:
     async def run() -> None:
         async with serving(repository, keys) as served:
             client = RawClient([{"type": "http.request", "body": b""}])

@@ -120,7 +120,8 @@ function parity({ manifest: { parity: found, files } }) {
     el("td", {}, `${whole(Math.ceil((files[file]?.size_bytes || 0) / 1024))} kB`)));
   return el("div", { class: "card" }, el("h3", {}, "Parity with PyTorch"),
     el("p", { class: "note" }, `Before the model was published, each exported graph was held against the network it came from, on ${found.cases} batches of sequences of different lengths.`),
-    el("table", { id: "parity", "aria-label": "Parity" }, el("thead", {}, el("tr", {},
-      ...[["File", "words"], ["Largest difference"], ["Allowed"], ["Verdict", "words"], ["Size"]].map(([text, kind]) =>
-        el("th", { scope: "col", class: kind }, text)))), el("tbody", {}, ...rows)));
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parity by file" },
+      el("table", { id: "parity" }, el("thead", {}, el("tr", {},
+        ...[["File", "words"], ["Largest difference"], ["Allowed"], ["Verdict", "words"], ["Size"]].map(([text, kind]) =>
+          el("th", { scope: "col", class: kind }, text)))), el("tbody", {}, ...rows))));
 }
