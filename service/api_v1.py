@@ -28,6 +28,7 @@ class PredictApi:
     """Answers predict requests: bytes to a `Query`, one call of the engine, a `Prediction` to bytes."""
 
     name: Final = "v1"
+    verb: Final = "predict"
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
@@ -55,11 +56,10 @@ class PredictApi:
         timing = Timing.start()
         decoded = self._decoder.decode(body, input_size=engine.manifest.input_size)
         query = Query(decoded.sequences, self._timeout_s, trace=decoded.trace)
-        async with request.cancelled_when_gone():
-            prediction = await engine.predict(query, timing)
-            document = _prediction_document(engine, prediction.probabilities)
-            if prediction.traces is not None:
-                document["traces"] = await asyncio.to_thread(_encode_traces, prediction.traces)
+        prediction = await engine.predict(query, timing)
+        document = _prediction_document(engine, prediction.probabilities)
+        if prediction.traces is not None:
+            document["traces"] = await asyncio.to_thread(_encode_traces, prediction.traces)
         answer = encode_json(document)
         timing.encoded = perf_counter()
         return Response(200, answer, timing=timing)

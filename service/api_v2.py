@@ -33,6 +33,7 @@ class InferApi:
     """Answers infer requests: bytes to a `Query`, one call of the engine, a `Prediction` to tensors."""
 
     name: Final = "v2"
+    verb: Final = "infer"
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
@@ -60,12 +61,11 @@ class InferApi:
         query = self._query(decoded, engine)
         values = self._count_values(decoded, engine)
         accepted = request.header(b"accept-encoding")
-        async with request.cancelled_when_gone():
-            prediction = await engine.predict(query, timing)
-            if values <= _QUICK_VALUES:
-                answer, headers = _encode(decoded, prediction, engine, accepted)
-            else:  # other requests get between
-                answer, headers = await asyncio.to_thread(_encode, decoded, prediction, engine, accepted)
+        prediction = await engine.predict(query, timing)
+        if values <= _QUICK_VALUES:
+            answer, headers = _encode(decoded, prediction, engine, accepted)
+        else:  # other requests get between
+            answer, headers = await asyncio.to_thread(_encode, decoded, prediction, engine, accepted)
         timing.encoded = perf_counter()
         return Response(200, answer, headers, timing=timing)
 

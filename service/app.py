@@ -42,6 +42,7 @@ class Service:
 
     def __init__(self, settings: Settings, runtime: Runtime, readiness: Readiness, control: Control) -> None:
         self.readiness = readiness
+        self.max_body_bytes = settings.max_body_bytes
         self._control = control
         self._reload_interval_s = settings.reload_interval_s
         self._following: asyncio.Task[None] | None = None

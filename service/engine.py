@@ -1,19 +1,19 @@
 """One loaded model version: its backend, its batcher, its tracer. Protocol-neutral: the APIs only translate to it."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
 import numpy as np
 
-from model.bundle import EXAMPLES, Bundle, BundleError, Manifest
+from model.bundle import EXAMPLES, Bundle, BundleError
 from service import policy
-from service.backends import Array, Backend, Batch, Runtime, load_backend
+from service.backends import Array, Backend, Runtime, load_backend
+from service.backends.fastest import FastestBackend
 from service.batcher import Batcher, Outputs, QueueLimits
+from service.costs import Costs, Timings, measure
 from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
@@ -28,6 +28,7 @@ class Loaded:
 
     bundle: Bundle
     backend: Backend
+    costs: Costs
     tracer: Tracer
     examples: bytes
     duration_s: float
@@ -43,7 +44,7 @@ class EngineLimits:
     max_trace_values: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """What is asked of an engine. `outputs`: names out of `Manifest.outputs`, which come beside the probabilities."""
 
@@ -54,7 +55,7 @@ class Query:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """Graph outputs by name, `probabilities` float32 (B, K) among them, and, if asked for, each sequence's trace."""
 
@@ -68,31 +69,46 @@ class Prediction:
 
 
 def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
-    """Load and warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
+    """Load, time and so warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
 
     Blocks for as long as that takes; call it in a thread.
     """
     start = perf_counter()
-    backend = load_backend(bundle, runtime)
+    backends = {name: load_backend(bundle, name, runtime) for name in runtime.backends}
     tracer = Tracer(bundle)
+    costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
+    useful = {name: backends[name] for name in backends if name in costs.fastest_anywhere()}
+    backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
+    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
+
+
+def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
     try:
-        _warm_up(backend, bundle.manifest, limits)
+        return measure(backend, bundle.manifest, limits.batch, max_steps=limits.max_sequence_length)
     except Exception as error:  # the runtimes' exceptions share no class but Exception
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
-    return Loaded(bundle, backend, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
-def _warm_up(backend: Backend, manifest: Manifest, limits: EngineLimits) -> None:
-    """Run the shapes to come: runtimes allocate, and TorchScript optimises anew, on the first runs of a shape."""
-    states = manifest.num_layers * manifest.num_directions
-    for length in sorted({manifest.data.min_length, manifest.data.max_length}):
-        steps = min(length, limits.max_sequence_length)
-        for rows in sorted({1, 2, min(limits.batch.max_rows, limits.batch.max_steps // steps)} - {0}):
-            zeros = np.zeros((states, rows, manifest.hidden_size), np.float32)
-            sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
-            batch = Batch(sequences, np.full(rows, steps, np.int64), zeros, zeros)
-            for _ in range(3):
-                backend.run(batch, manifest.outputs)
+class _Users:
+    """Entered by each request that was routed to an engine: it is answered there, however slowly its body comes."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._none_left: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._number += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._number -= 1
+        if self._none_left is not None and not self._number:
+            self._none_left.set()
+
+    async def none_left(self) -> None:
+        """Wait for all to leave."""
+        self._none_left = asyncio.Event()
+        if self._number:
+            await self._none_left.wait()
 
 
 class Engine:
@@ -102,35 +118,24 @@ class Engine:
         self.manifest = loaded.bundle.manifest
         self.examples = loaded.examples
         self.backend = loaded.backend
+        self.timings = loaded.costs.timings
         self.name = self.manifest.name
         self.version = str(self.manifest.version)
         self.traced_names = loaded.tracer.names
         self.metrics = metrics.of_model(self.name, self.version)
         self._limits = limits
         self._tracer = loaded.tracer
+        self._cost = loaded.costs
         self._batcher = Batcher(
             loaded.backend,
             (self.manifest.num_layers * self.manifest.num_directions, self.manifest.hidden_size),
             limits=limits.batch,
             queue_limits=limits.queue,
             metrics=self.metrics,
+            cost=loaded.costs,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep `close` waiting: a request that was routed here is answered here, however slowly its body comes."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+        self.in_use = _Users()
 
     async def predict(self, query: Query, timing: Timing) -> Prediction:
         """Classify sequences, and trace them if asked to. Raises what `Batcher.infer` raises; fills `timing`.
@@ -166,7 +171,7 @@ class Engine:
 
         The trace's thread is left to go with the engine: answers that have just come from the backend still need it.
         """
-        await self._unused.wait()
+        await self.in_use.none_left()
         await self._batcher.close()
 
     async def _trace_until(
@@ -200,7 +205,7 @@ class Engine:
         """
         lengths = np.arange(1, len(sequence) + 1)
         probabilities = np.empty((len(sequence), len(self.manifest.labels)), np.float32)
-        for rows in policy.split(lengths, self._limits.batch):
+        for rows in policy.split(lengths, self._limits.batch, self._cost):
             values = np.concatenate([sequence[: row + 1] for row in rows])
             prefixes = Sequences(values, lengths[rows], state and state.take(np.zeros_like(rows)))
             outputs = await self._batcher.infer(
@@ -216,9 +221,9 @@ class Engine:
 
 def _check_finite(probabilities: Array) -> None:
     """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
-    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-    if len(bad):
-        raise InvalidRequest(f"sequences[{bad[0]}]: values too large, the model's answer to them is not a number")
+    if not np.isfinite(probabilities).all():
+        bad = int(np.isfinite(probabilities).all(axis=1).argmin())
+        raise InvalidRequest(f"sequences[{bad}]: values too large, the model's answer to them is not a number")
 
 
 def _row(array: Array, row: int, length: int) -> Array:

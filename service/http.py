@@ -1,10 +1,9 @@
-"""What the hot path knows of HTTP: a request's body, its client's leaving, and an answer. Plain ASGI 3."""
+"""What the hot path knows of HTTP: an inference request, its client's leaving, and an answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from service.errors import ClientGone, ServiceError, TooLarge
 from service.tensors import encode_json
@@ -17,79 +16,96 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-_JSON: Header = (b"content-type", b"application/json")
+JSON: Header = (b"content-type", b"application/json")
+CLOSE: Header = (b"connection", b"close")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
     """An answer in full. `timing` comes with the answer to an inference request that succeeded."""
 
     status: int
     body: bytes
-    headers: tuple[Header, ...] = (_JSON,)
+    headers: tuple[Header, ...] = (JSON,)
     timing: Timing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request to the hot path."""
+class Request(Protocol):
+    """A request for an inference, however it came in. When its client leaves, the task that answers it is cancelled."""
 
-    scope: Scope
-    receive: Receive
+    @property
+    def method(self) -> str:
+        """GET, POST, …"""
+
+    @property
+    def path(self) -> str:
+        """Without the query, escapes undone."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left: then nobody reads the answer."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
-        return find_header(self.scope, name)
 
     async def body(self, *, max_bytes: int) -> bytes:
         """Read the whole body; raise `TooLarge` as soon as it is known to be over `max_bytes`."""
+
+
+class AsgiRequest:
+    """A request as ASGI 3 hands it over, its body in pieces."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.gone = False
+        self._headers: Sequence[Header] = scope["headers"]
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of header `name` (lower case)."""
+        return find_header(self._headers, name)
+
+    async def body(self, *, max_bytes: int) -> bytes:
+        """Read the whole body, and watch from then on whether the client leaves."""
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > max_bytes:
             raise TooLarge(f"body of {int(announced)} bytes, at most {max_bytes} are taken")
         chunks, size, more = [], 0, True
         while more:
-            message = await self.receive()
+            message = await self._receive()
             if message["type"] == "http.disconnect":
+                self.gone = True
                 raise ClientGone("the client left before its body was complete")
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > max_bytes:
                 raise TooLarge(f"body of more than {max_bytes} bytes, at most that many are taken")
             more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._watcher = asyncio.create_task(self._watch(cast("asyncio.Task[object]", asyncio.current_task())))
+        return b"".join(chunks)
 
-    @asynccontextmanager
-    async def cancelled_when_gone(self) -> AsyncIterator[None]:
-        """Cancel what is awaited inside, and raise `ClientGone`, when the client closes its connection."""
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        gone = False
+    def stop_watching(self) -> None:
+        """Cancel nobody any more: the answer is there."""
+        if self._watcher is not None:
+            self._watcher.cancel()
 
-        async def watch() -> None:
-            nonlocal gone
-            while (await self.receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
-
-        watcher = asyncio.create_task(watch())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not gone or task.uncancel():  # cancelled by another, too
-                raise
-            raise ClientGone("the client left before its answer was ready") from None
-        finally:
-            watcher.cancel()
+    async def _watch(self, task: "asyncio.Task[object]") -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        task.cancel()
 
 
-def find_header(scope: Scope, name: bytes) -> bytes | None:
-    """The first value of header `name` (lower case) of an ASGI scope."""
-    for key, value in scope["headers"]:
+def find_header(headers: Sequence[Header], name: bytes) -> bytes | None:
+    """The first value of header `name` (lower case)."""
+    for key, value in headers:
         if key == name:
-            return cast("bytes", value)
+            return value
     return None
 
 
 def error_response(error: ServiceError) -> Response:
     """The answer that every error becomes, whatever the path: `{"error": message}`, its status, and how to go on."""
-    return Response(error.status, encode_json({"error": str(error)}), (_JSON, *error.headers))
+    return Response(error.status, encode_json({"error": str(error)}), (JSON, *error.headers))

@@ -45,7 +45,15 @@ class Timing:
 
     def header(self) -> bytes:
         """The stages as a `Server-Timing` header's value, in milliseconds (W3C Server Timing)."""
-        return _HEADER % tuple(stage * 1e3 for stage in self.stages_s())
+        decode, queue, compute_input, compute_infer, compute_output, encode = self.stages_s()
+        return _HEADER % (
+            decode * 1e3,
+            queue * 1e3,
+            compute_input * 1e3,
+            compute_infer * 1e3,
+            compute_output * 1e3,
+            encode * 1e3,
+        )
 
 
 _HEADER = b", ".join(stage.encode() + b";dur=%.3f" for stage in STAGES)

@@ -48,7 +48,7 @@ class Served:
 @asynccontextmanager
 async def serving(repository: Path, *arguments: str, load: bool = True) -> AsyncIterator[Served]:
     settings = load_settings([f"--repository={repository}", *arguments], {})
-    service = Service(settings, Runtime("onnx", "cpu", 1), Readiness(1), Control(1))
+    service = Service(settings, Runtime(("onnx",), "cpu", 1), Readiness(1), Control(1))
     if load:
         await service.load()
     transport = httpx.ASGITransport(service.edge, raise_app_exceptions=False)

@@ -25,7 +25,7 @@ from service.tensors import Sequences, State, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
 
-ONNX = Runtime("onnx", "cpu", 1)
+ONNX = Runtime(("onnx",), "cpu", 1)
 LIMITS = EngineLimits(Limits(8, 200), QueueLimits(100, 10_000), max_sequence_length=20, max_trace_values=20_000)
 
 
@@ -253,7 +253,7 @@ def test_both_directions_of_a_trace_begin_with_the_state_that_was_given(reposito
 def test_values_on_which_the_network_overflows_are_refused_and_named(tmp_path: Path) -> None:
     async def test(_: FakeClock) -> None:
         bundle = make_bundle(tmp_path, hidden_size=64)
-        loaded = load(bundle, Runtime("torchscript", "cpu", 1), LIMITS)
+        loaded = load(bundle, Runtime(("torchscript",), "cpu", 1), LIMITS)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
         sequences = make_sequences([2, 2])
         sequences.values[2:] = [3e38, -3e38, 3e38]

@@ -69,7 +69,7 @@ class Repository:
     @asynccontextmanager
     async def served(self, *arguments: str) -> AsyncIterator[Registry]:
         settings = load_settings([f"--repository={self.folder}", *arguments], {})
-        runtime = Runtime("onnx", "cpu", 1)
+        runtime = Runtime(("onnx",), "cpu", 1)
         registry = Registry(settings, runtime, limits=LIMITS, metrics=self.metrics, control=Control(1))
         await registry.load()
         try:
@@ -536,7 +536,7 @@ async def two_workers(repository: Repository) -> AsyncIterator[list[Registry]]:
         hand, state = copy.copy(control), copy.copy(readiness)
         hand.become_worker(worker)
         state.become_worker(worker)
-        services.append(Service(settings, Runtime("onnx", "cpu", 1), state, hand))
+        services.append(Service(settings, Runtime(("onnx",), "cpu", 1), state, hand))
     await asyncio.gather(*(service.load() for service in services))
     try:
         yield [service._registry for service in services]

@@ -1,0 +1,220 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol, with a short way for inference requests.
+
+uvicorn makes a scope, a task, several messages, two writes and a timer of each request, which costs more than a small
+model's answer. An inference request that comes whole and alone needs none of it: its body is collected here, the edge
+answers it, and the answer goes out in one write. Whatever is out of the ordinary (no Content-Length, a large body,
+`Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
+"""
+
+import asyncio
+import math
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import unquote
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from service.app import Service
+from service.edge import InferenceApi
+from service.errors import InvalidRequest
+from service.http import CLOSE, Header, Response, error_response, find_header
+
+# A larger body is read by the edge, which asks for a key first.
+_MAX_BODY_BYTES: Final = 2**20
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+
+
+class _Nobody:
+    """Who waits for what uvicorn's protocol has to say to an inference request."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+class Inference:
+    """An inference request on the short way. Satisfies `service.http.Request`, and stands in for uvicorn's cycle."""
+
+    __slots__ = (
+        "_body",
+        "_headers",
+        "api",
+        "disconnected",
+        "gone",
+        "keep_alive",
+        "method",
+        "path",
+        "response_complete",
+        "task",
+    )
+
+    message_event: Final = _Nobody()
+
+    def __init__(self, api: InferenceApi, path: str, headers: list[Header], *, method: str, keep_alive: bool) -> None:
+        self.api = api
+        self.path = path
+        self.method = method
+        self.keep_alive = keep_alive
+        self.gone = False
+        self.disconnected = False
+        self.response_complete = False
+        self.task: asyncio.Task[None] | None = None
+        self._headers = headers
+        self._body: list[bytes] = []
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of header `name` (lower case)."""
+        return find_header(self._headers, name)
+
+    def feed(self, piece: bytes) -> None:
+        """Take more of the body."""
+        self._body.append(piece)
+
+    async def body(self, *, max_bytes: int) -> bytes:  # noqa: ARG002  # it is here, and its length was checked
+        """The whole body."""
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `Readiness.connections` counts it already."""
+
+    def __init__(self, config: Config, server_state: ServerState, service: Service) -> None:
+        super().__init__(config, server_state, app_state={})
+        self._edge = service.edge
+        self._readiness = service.readiness
+        self._max_body_bytes = min(service.max_body_bytes, _MAX_BODY_BYTES)
+        self._inference: Inference | None = None  # what is being received or answered on the short way
+        self._idle_since_s = math.inf
+
+    @property
+    def awaits_first_request(self) -> bool:
+        """Whether no request has come on this connection yet."""
+        return self.cycle is None
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        self._idle_since_s = math.inf
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Choose a request's way."""
+        inference = self._begin_inference()
+        if inference is None:
+            super().on_headers_complete()
+        else:
+            self._inference = inference
+            self.cycle = cast("RequestResponseCycle", inference)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a request's body."""
+        if self._inference is None or self._inference.task is not None:
+            super().on_body(body)
+        else:
+            self._inference.feed(body)
+
+    def on_message_complete(self) -> None:
+        """A request is here in full: answer it, if it takes the short way."""
+        inference = self._inference
+        if inference is None or inference.task is not None:
+            super().on_message_complete()
+            return
+        inference.task = self.loop.create_task(self._answer(inference))
+        self.tasks.add(inference.task)
+        inference.task.add_done_callback(self.tasks.discard)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or be idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_when_idle_for_long()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough, else look again when it may have been."""
+        self.timeout_keep_alive_task = None
+        if self.loop.time() - self._idle_since_s >= self.timeout_keep_alive:
+            self.transport.close()
+        else:
+            self._close_when_idle_for_long()
+
+    def _close_when_idle_for_long(self) -> None:
+        begin_s = min(self._idle_since_s, self.loop.time())
+        self.timeout_keep_alive_task = self.loop.call_at(
+            begin_s + self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer stays: one a connection, not one a request."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: what it waits for is given up."""
+        super().connection_lost(exc)
+        self._readiness.connections -= 1
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        inference, self._inference = self._inference, None
+        if inference is not None:
+            inference.gone = True
+            if inference.task is not None:
+                inference.task.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with an error of the shape that all errors have."""
+        response = error_response(InvalidRequest(msg))
+        response.headers += (CLOSE,)
+        self.transport.write(_render(response, []))
+        self.transport.close()
+
+    def _begin_inference(self) -> Inference | None:
+        """The request whose headers are complete, if it can take the short way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        api = self._edge.inference_api(path)
+        if api is None or self.expect_100_continue or self.parser.should_upgrade():
+            return None
+        length = find_header(self.headers, b"content-length")
+        if length is None or not length.isdigit() or int(length) > self._max_body_bytes:
+            return None
+        if self.parser.get_http_version() != "1.1":
+            return None
+        return Inference(
+            api,
+            unquote(path) if "%" in path else path,
+            self.headers,
+            method=self.parser.get_method().decode("ascii"),
+            keep_alive=self.parser.should_keep_alive(),
+        )
+
+    async def _answer(self, inference: Inference) -> None:
+        response = await self._edge.infer(inference, inference.api)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        self._inference = None
+        if inference.gone:
+            return
+        inference.response_complete = True
+        keep_alive = inference.keep_alive and CLOSE not in response.headers
+        if not keep_alive and CLOSE not in response.headers:
+            response.headers += (CLOSE,)
+        self.transport.write(_render(response, self.server_state.default_headers))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def _render(response: Response, default_headers: list[Header]) -> bytes:
+    lines = [_STATUS_LINES[response.status]]
+    for name, value in (*default_headers, *response.headers):
+        lines += (name, b": ", value, b"\r\n")
+    lines += (b"content-length: %d\r\n\r\n" % len(response.body), response.body)
+    return b"".join(lines)
