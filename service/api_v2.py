@@ -6,27 +6,54 @@ A plain coroutine that `service.edge` calls before any framework. Follows kserve
 
 import asyncio
 import os
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from model.bundle import Manifest
-from service.api_v2_tensors import check_outputs, make_output, read_sequences
+from service.api_v2_tensors import check_inputs, check_outputs, make_output, read_sequences
 from service.binary_tensors import from_bytes
 from service.compression import compress, decompress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
-from service.http import Header, Request, Response
-from service.open_inference import BINARY_HEADER, InferDecoder, InferRequest, RequestedOutput, encode_response
+from service.http import JSON, Header, Request, Response
+from service.open_inference import (
+    BINARY_HEADER,
+    DescribedInput,
+    Description,
+    InferDecoder,
+    InferRequest,
+    RequestedOutput,
+    encode_response,
+)
 from service.registry import Registry
 from service.settings import Settings
-from service.tensors import TraceLevel
+from service.tensors import Sequences, TraceLevel
 from service.timing import Timing
 
 DEFAULT_OUTPUTS: Final = (RequestedOutput("probabilities"), RequestedOutput("label"))
-_JSON: Final = (b"content-type", b"application/json")
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 _UINT64: Final = 2**64
 _QUICK_VALUES: Final = 16_384  # more than this is not encoded on the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a request's JSON means for one engine."""
+
+    engine: ReferenceType[Engine]
+    wanted: tuple[RequestedOutput, ...]
+    outputs: frozenset[str]
+    trace: TraceLevel | None
+    timeout_s: float
+    priority: int
+    steps: int
+    values: int  # in all the outputs
+
+    def query(self, sequences: Sequences) -> Query:
+        """What is asked of the engine."""
+        return Query(sequences, self.timeout_s, outputs=self.outputs, trace=self.trace, priority=self.priority)
 
 
 class InferApi:
@@ -41,6 +68,7 @@ class InferApi:
         self._max_body_bytes = settings.max_body_bytes
         self._max_values = settings.max_trace_values
         self._decoder = InferDecoder()
+        self._plans: WeakKeyDictionary[Description, _Plan] = WeakKeyDictionary()
 
     def route(self, path: str) -> Engine | None:
         """The engine that an infer path names; None if it is none: `/v2/models/{name}[/versions/{version}]/infer`."""
@@ -58,14 +86,14 @@ class InferApi:
         if encoding := request.header(b"content-encoding"):
             body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self._max_body_bytes)
         decoded = self._decode(body, request.header(BINARY_HEADER), engine.manifest)
-        query = self._query(decoded, engine)
-        values = self._count_values(decoded, engine)
+        plan = self._plan(decoded.description, engine)
+        query = plan.query(read_sequences(decoded.inputs, engine.manifest))
         accepted = request.header(b"accept-encoding")
         prediction = await engine.predict(query, timing)
-        if values <= _QUICK_VALUES:
-            answer, headers = _encode(decoded, prediction, engine, accepted)
+        if plan.values <= _QUICK_VALUES:
+            answer, headers = _encode(decoded.description, plan, prediction, engine, accepted)
         else:  # other requests get between
-            answer, headers = await asyncio.to_thread(_encode, decoded, prediction, engine, accepted)
+            answer, headers = await asyncio.to_thread(_encode, decoded.description, plan, prediction, engine, accepted)
         timing.encoded = perf_counter()
         return Response(200, answer, headers, timing=timing)
 
@@ -77,35 +105,41 @@ class InferApi:
             raise InvalidRequest("Inference-Header-Content-Length must be a number of bytes")
         if int(header):
             return self._decoder.decode(body, header_length=int(header))
-        steps = len(body) // (4 * manifest.input_size)
-        tensor = from_bytes("sequences", "FP32", (1, steps, manifest.input_size), memoryview(body))
-        return InferRequest("", {"binary_data_output": True}, {"sequences": tensor}, ())
+        shape = (1, len(body) // (4 * manifest.input_size), manifest.input_size)
+        tensor = from_bytes("sequences", "FP32", shape, memoryview(body))
+        described = DescribedInput("sequences", "FP32", shape, len(body), None)
+        return InferRequest(Description("", {"binary_data_output": True}, (described,), ()), {"sequences": tensor})
 
-    def _query(self, request: InferRequest, engine: Engine) -> Query:
-        if request.parameters.get("sequence_id", 0) not in (0, ""):
+    def _plan(self, description: Description, engine: Engine) -> _Plan:
+        """Work out what `description` means for `engine`, unless it did so before; raise `InvalidRequest` or `TooLarge`."""
+        known = self._plans.get(description)
+        if known is not None and known.engine() is engine:
+            return known
+        if description.parameters.get("sequence_id", 0) not in (0, ""):
             raise InvalidRequest("parameters.sequence_id: no state is kept here; send the last hn and cn as h0 and c0")
-        sequences = read_sequences(request.inputs, engine.manifest)
-        names = {output.name for output in request.outputs}
-        timeout_us = _count(request, "timeout")
-        return Query(
-            sequences,
-            min(self._timeout_s, timeout_us / 1e6) if timeout_us else self._timeout_s,
-            outputs=frozenset(names & set(engine.manifest.outputs)),
-            trace=_trace_level(names & set(engine.traced_names)),
-            priority=_count(request, "priority"),
-        )
-
-    def _count_values(self, request: InferRequest, engine: Engine) -> int:
-        """How many values the outputs will hold; raise `InvalidRequest` or `TooLarge` if they cannot be had."""
-        batch, steps, _ = request.inputs["sequences"].values.shape
-        values = check_outputs(request.outputs or DEFAULT_OUTPUTS, engine, batch=batch, steps=steps)
+        batch, steps = check_inputs(description.inputs, engine.manifest)
+        wanted = description.outputs or DEFAULT_OUTPUTS
+        values = check_outputs(wanted, engine, batch=batch, steps=steps)
         if values > self._max_values:
             raise TooLarge(f"these outputs would hold {values} values, at most {self._max_values} may")
-        return values
+        names = {output.name for output in wanted}
+        timeout_us = _count(description, "timeout")
+        plan = _Plan(
+            ref(engine),
+            wanted,
+            outputs=frozenset(names & set(engine.manifest.outputs)),
+            trace=_trace_level(names & set(engine.traced_names)),
+            timeout_s=min(self._timeout_s, timeout_us / 1e6) if timeout_us else self._timeout_s,
+            priority=_count(description, "priority"),
+            steps=steps,
+            values=values,
+        )
+        self._plans[description] = plan
+        return plan
 
 
-def _count(request: InferRequest, name: str) -> int:
-    value = request.parameters.get(name, 0)
+def _count(description: Description, name: str) -> int:
+    value = description.parameters.get(name, 0)
     if type(value) is not int or not 0 <= value < _UINT64:
         raise InvalidRequest(f"parameters.{name} must be a whole number from 0 to 2^64-1")
     return value
@@ -118,24 +152,23 @@ def _trace_level(traced: set[str]) -> TraceLevel | None:
 
 
 def _encode(
-    request: InferRequest, prediction: Prediction, engine: Engine, accepted: bytes | None
+    description: Description, plan: _Plan, prediction: Prediction, engine: Engine, accepted: bytes | None
 ) -> tuple[bytes, tuple[Header, ...]]:
     """The answer's body and headers."""
-    steps = request.inputs["sequences"].values.shape[1]
-    all_binary = request.parameters.get("binary_data_output", False) is True
+    all_binary = description.parameters.get("binary_data_output", False) is True
     body, header_length = encode_response(
         model=engine.name,
         version=engine.version,
-        request_id=request.id or os.urandom(16).hex(),
+        request_id=description.id or os.urandom(16).hex(),
         outputs=[
             (
-                make_output(output, prediction, engine.manifest.labels, steps=steps),
+                make_output(output, prediction, engine.manifest.labels, steps=plan.steps),
                 all_binary if output.binary is None else output.binary,
             )
-            for output in request.outputs or DEFAULT_OUTPUTS
+            for output in plan.wanted
         ],
     )
-    headers = [_JSON] if header_length is None else [_BINARY, (BINARY_HEADER, b"%d" % header_length)]
+    headers = [JSON] if header_length is None else [_BINARY, (BINARY_HEADER, b"%d" % header_length)]
     body, encoding = compress(body, accepted)
     if encoding is not None:
         headers.append((b"content-encoding", encoding))

@@ -64,13 +64,20 @@ class _Part:
 
 
 @dataclass(slots=True)
+class _Marks:
+    """When a run was begun, ready, and over; see `Timing`."""
+
+    dispatched: float
+    prepared: float
+    inferred: float
+
+
+@dataclass(slots=True)
 class _Done:
     """A part's own rows of its own outputs, and the marks of the run that computed them."""
 
     outputs: Outputs
-    dispatched: float
-    prepared: float
-    inferred: float
+    marks: _Marks
 
 
 class Batcher:
@@ -127,9 +134,9 @@ class Batcher:
         finally:
             for future in futures:
                 future.cancel()  # of those that are not done: this request is given up
-        last = done[0] if len(done) == 1 else max(done, key=lambda part: part.inferred)
+        last = done[0].marks if len(done) == 1 else max((part.marks for part in done), key=lambda run: run.inferred)
         timing.dispatched, timing.prepared, timing.inferred = last.dispatched, last.prepared, last.inferred
-        return last.outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
+        return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
 
     async def close(self) -> None:
         """Take no more, finish what was taken, release the thread."""
@@ -280,16 +287,21 @@ class Batcher:
 
     def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[_Done]:
         """Pad, run, and share out; in the backend's thread if it takes long."""
-        sequences, lengths = pad([part.sequences for part in parts])
-        state = join_states([part.sequences for part in parts], self._state_shape)
-        outputs = sorted(frozenset[str]().union(*(part.outputs for part in parts)))
+        requests = [part.sequences for part in parts]
+        sequences, lengths = pad(requests)
+        state = join_states(requests, self._state_shape)
+        names = parts[0].outputs
+        for part in parts:
+            if part.outputs is not names:
+                names = names | part.outputs
         prepared = perf_counter()
-        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), outputs)
-        inferred = perf_counter()
+        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), sorted(names))
+        marks = _Marks(dispatched, prepared, perf_counter())
         done, start = [], 0
         for part in parts:
-            done.append(_Done(_share(results, part, start), dispatched, prepared, inferred))
-            start += part.rows
+            stop = start + part.rows
+            done.append(_Done(_share(results, part, slice(start, stop)), marks))
+            start = stop
         return done
 
     def _watch_deadline(self, deadline_s: float) -> None:
@@ -314,10 +326,13 @@ class Batcher:
             self._watch_deadline(min(alive))
 
 
-def _share(outputs: Outputs, part: _Part, start: int) -> Outputs:
-    """Views of a part's rows of a run's outputs, cut to its own longest sequence."""
-    rows = slice(start, start + part.rows)
-    return {name: outputs[name][_place(name, outputs[name].ndim, rows, part.longest)] for name in part.outputs}
+def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:
+    """Views of a part's `rows` of a run's outputs, cut to its own longest sequence."""
+    share = {}
+    for name in part.outputs:
+        array = outputs[name]
+        share[name] = array[rows] if array.ndim == 2 else array[_place(name, array.ndim, rows, part.longest)]
+    return share
 
 
 def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Outputs:

@@ -40,7 +40,7 @@ from service.http import (
 )
 from service.keys import ApiKeys
 from service.metrics import Metrics
-from service.readiness import Readiness, WorkerState
+from service.readiness import Readiness
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _HEALTH = ("/health/", "/v2/health/")
@@ -79,7 +79,7 @@ class Edge:
         readiness: Readiness,
     ) -> None:
         self._app = app
-        self._apis = {api.name: api for api in apis}
+        self._names = {api.name for api in apis}
         self._by_verb = {api.verb: api for api in apis}
         self._keys = keys
         self._metrics = metrics
@@ -94,7 +94,7 @@ class Edge:
 
     async def infer(self, request: Request, api: InferenceApi) -> Response:
         """Answer a request to a path of which `api` is the `inference_api`, whatever happens, and book it."""
-        exchange = self._exchange(request)
+        exchange = self._exchange(request, api.name)
         try:
             response = await self._infer(request, api, exchange)
         except asyncio.CancelledError:
@@ -139,7 +139,8 @@ class Edge:
 
     async def _pass_on(self, request: AsgiRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app answer, with the headers that every answer has."""
-        exchange = self._exchange(request)
+        segment = request.path.removeprefix("/").partition("/")[0]
+        exchange = self._exchange(request, segment if segment in self._names else "other")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -161,12 +162,12 @@ class Edge:
         if self._keys is not None and not request.path.startswith(_HEALTH):
             self._keys.check(request.header(b"authorization"))
 
-    def _exchange(self, request: Request) -> "_Exchange":
+    def _exchange(self, request: Request, api: str) -> "_Exchange":
         request_id = request.header(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = f"{self._ids_begin}{next(self._ids):016x}".encode()
-        exchange = _Exchange(request, request_id)
-        if self._readiness.state is WorkerState.DRAINING:
+        exchange = _Exchange(request, request_id, api)
+        if self._readiness.drains:
             exchange.headers.append(CLOSE)
         return exchange
 
@@ -184,13 +185,8 @@ class Edge:
     def _book(self, exchange: "_Exchange") -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
         engine, status = exchange.engine, exchange.status
-        api = _first_segment(exchange.request.path)
-        self._metrics.answered(
-            model=engine.name if engine else "",
-            version=engine.version if engine else "",
-            api=api if api in self._apis else "other",
-            status=status,
-        )
+        model, version = ("", "") if engine is None else (engine.name, engine.version)
+        self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
         if engine is not None and not exchange.succeeded:
             engine.metrics.failed(exchange.duration_s)
         of_the_client = status < 500 or status == Unsupported.status
@@ -204,10 +200,11 @@ class Edge:
 class _Exchange:
     """What is remembered of one request, and the headers that its answer gets whatever it says."""
 
-    __slots__ = ("_start", "bug", "engine", "error", "headers", "request", "request_id", "status", "succeeded")
+    __slots__ = ("_start", "api", "bug", "engine", "error", "headers", "request", "request_id", "status", "succeeded")
 
-    def __init__(self, request: Request, request_id: bytes) -> None:
+    def __init__(self, request: Request, request_id: bytes, api: str) -> None:
         self.request = request
+        self.api = api
         self.request_id = request_id
         self.headers: list[Header] = [(b"x-request-id", request_id)]
         self.engine: Engine | None = None
@@ -236,10 +233,6 @@ class _Exchange:
         if self.error is not None:
             fields["error"] = str(self.error)
         return fields
-
-
-def _first_segment(path: str) -> str:
-    return path.removeprefix("/").partition("/")[0]
 
 
 def _cancelled(request: Request) -> ServiceError:

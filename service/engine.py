@@ -89,6 +89,9 @@ def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
 
 
+_PROBABILITIES = frozenset({"probabilities"})
+
+
 class _Users:
     """Entered by each request that was routed to an engine: it is answered there, however slowly its body comes."""
 
@@ -145,7 +148,9 @@ class Engine:
         """
         self._check_size(query.sequences, query.trace)
         deadline_s = asyncio.get_running_loop().time() + query.timeout_s
-        wanted = query.outputs | (self._tracer.outputs() if query.trace else {"probabilities"})
+        wanted = self._tracer.outputs() if query.trace else _PROBABILITIES
+        if query.outputs:
+            wanted |= query.outputs
         outputs = await self._batcher.infer(
             query.sequences, wanted, timeout_s=query.timeout_s, timing=timing, priority=query.priority
         )

@@ -21,6 +21,8 @@ from service.tensors import encode_json
 
 BINARY_HEADER: Final = b"inference-header-content-length"
 
+_MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 2048
+
 Parameters = dict[str, str | int | float | bool]
 
 
@@ -34,20 +36,49 @@ class RequestedOutput:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InferRequest:
-    """A decoded request. `outputs` is empty when the client leaves the choice to the model."""
+class DescribedInput:
+    """An input as the JSON has it: its elements as flat `values`, or `size` bytes of binary data behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+    values: NDArray[Any] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Description:
+    """The JSON of a request. `outputs` is empty when the client leaves the choice to the model."""
 
     id: str
     parameters: Parameters
-    inputs: dict[str, Tensor]
+    inputs: tuple[DescribedInput, ...]
     outputs: tuple[RequestedOutput, ...]
+
+    @property
+    def all_binary(self) -> bool:
+        """Whether it holds no tensor itself: then other requests may have the same."""
+        return all(entry.values is None for entry in self.inputs)
+
+
+@dataclass(slots=True, eq=False)
+class InferRequest:
+    """A decoded request: what it says, and its tensors by name."""
+
+    description: Description
+    inputs: dict[str, Tensor]
 
 
 class InferDecoder:
-    """Decodes infer requests. Holds a JSON parser's buffers, so one a thread."""
+    """Decodes infer requests. Holds a JSON parser's buffers, so one a thread.
+
+    Clients that send their tensors as binary data send the same JSON in front of them again and again: what was read
+    once is known by its bytes, until there is too much of it.
+    """
 
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
+        self._known: dict[bytes, Description] = {}
 
     def decode(self, body: bytes, *, header_length: int | None) -> InferRequest:
         """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` on any fault."""
@@ -55,41 +86,49 @@ class InferDecoder:
             header_length = len(body)
         if not 0 < header_length <= len(body):
             raise InvalidRequest(f"Inference-Header-Content-Length: {header_length}, the body has {len(body)} bytes")
+        content = body[:header_length]
+        description = self._known.get(content)
+        if description is None:
+            description = self._describe(content)
+            if description.all_binary and len(content) <= _MAX_KNOWN_BYTES:
+                if len(self._known) == _MAX_KNOWN:
+                    self._known.clear()
+                self._known[content] = description
+        return InferRequest(description, _read_tensors(description.inputs, memoryview(body)[header_length:]))
+
+    def _describe(self, content: bytes) -> Description:
         try:
-            return _read_request(self._parser.parse(body[:header_length]), memoryview(body)[header_length:])
+            return _read_description(self._parser.parse(content))
         except InvalidRequest:
             raise
         except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
-            return _read_request(_parse_slowly(body[:header_length]), memoryview(body)[header_length:])
+            return _read_description(_parse_slowly(content))
         finally:
             self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
 
 
-def _read_request(document: Any, blobs: memoryview) -> InferRequest:
-    """Read a parsed request, simdjson's or plain, and the binary tensors behind it in the order of its inputs."""
+def _read_description(document: Any) -> Description:
+    """Read a parsed request, simdjson's or plain."""
     if not isinstance(document, simdjson.Object | dict):
         raise InvalidRequest("the request must be a JSON object with 'inputs'")
     described = document.get("inputs", None)
     if not isinstance(described, simdjson.Array | list) or not len(described):
         raise InvalidRequest("'inputs' must be a list with at least one tensor")
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, DescribedInput] = {}
     for entry in described:
-        tensor, blobs = _read_input(entry, blobs)
-        if tensor.name in inputs:
-            raise InvalidRequest(f"input {tensor.name!r} appears twice")
-        inputs[tensor.name] = tensor
-    if len(blobs):
-        raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
-    return InferRequest(
+        read = _read_input(entry)
+        if read.name in inputs:
+            raise InvalidRequest(f"input {read.name!r} appears twice")
+        inputs[read.name] = read
+    return Description(
         _text(document.get("id", None) or "", "id"),
         _parameters(document.get("parameters", None), "parameters"),
-        inputs,
+        tuple(inputs.values()),
         tuple(_read_output(entry) for entry in _list(document.get("outputs", None), "outputs")),
     )
 
 
-def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
-    """One input and the binary data that is left for those after it."""
+def _read_input(entry: Any) -> DescribedInput:
     if not isinstance(entry, simdjson.Object | dict):
         raise InvalidRequest("each input must be an object with name, shape, datatype and data")
     name = _text(entry.get("name", None), "an input's name")
@@ -104,11 +143,27 @@ def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
     if (size is None) == (data is None):
         raise InvalidRequest(f"input {name!r} needs either data or parameters.binary_data_size")
     if size is None:
-        values = _read_data(name, datatype, data, math.prod(shape))
-        return Tensor(name, datatype, reshape(name, values, shape)), blobs
-    if type(size) is not int or not 0 <= size <= len(blobs):
-        raise InvalidRequest(f"input {name!r}: binary_data_size {size!r}, {len(blobs)} bytes of binary data are left")
-    return from_bytes(name, datatype, shape, blobs[:size]), blobs[size:]
+        return DescribedInput(name, datatype, tuple(shape), 0, _read_data(name, datatype, data, math.prod(shape)))
+    if type(size) is not int or size < 0:
+        raise InvalidRequest(f"input {name!r}: binary_data_size must be a number of bytes, got {size!r}")
+    return DescribedInput(name, datatype, tuple(shape), size, None)
+
+
+def _read_tensors(inputs: Sequence[DescribedInput], blobs: memoryview) -> dict[str, Tensor]:
+    """The tensors of `inputs`, out of the binary data behind the JSON, which comes in their order."""
+    tensors = {}
+    for entry in inputs:
+        if entry.values is not None:
+            tensors[entry.name] = Tensor(entry.name, entry.datatype, reshape(entry.name, entry.values, entry.shape))
+            continue
+        if entry.size > len(blobs):
+            left = f"{len(blobs)} bytes of binary data are left"
+            raise InvalidRequest(f"input {entry.name!r}: binary_data_size {entry.size}, {left}")
+        tensors[entry.name] = from_bytes(entry.name, entry.datatype, entry.shape, blobs[: entry.size])
+        blobs = blobs[entry.size :]
+    if len(blobs):
+        raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
+    return tensors
 
 
 def _read_data(name: str, datatype: str, data: Any, count: int) -> NDArray[Any]:

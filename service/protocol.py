@@ -4,10 +4,14 @@ uvicorn makes a scope, a task, several messages, two writes and a timer of each 
 model's answer. An inference request that comes whole and alone needs none of it: its body is collected here, the edge
 answers it, and the answer goes out in one write. Whatever is out of the ordinary (no Content-Length, a large body,
 `Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
+
+A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
 """
 
 import asyncio
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote
@@ -23,6 +27,7 @@ from service.http import CLOSE, Header, Response, error_response, find_header
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
+_MAX_HEADS, _MAX_HEAD_BYTES = 256, 2048
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
@@ -35,39 +40,68 @@ class _Nobody:
         """Wake nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Request line and headers of an inference request that can take the short way."""
+
+    api: InferenceApi
+    method: str
+    path: str
+    headers: Sequence[Header]
+    content_length: int
+    keep_alive: bool
+
+
+class KnownHeads:
+    """What the heads of requests mean that came before, by their bytes up to the empty line."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def get(self, content: bytes) -> Head | None:
+        """What `content` means; None if that is not known."""
+        return self._heads.get(content)
+
+    def add(self, content: bytes, head: Head) -> None:
+        """Remember that `content` means `head`; forget all when there are too many.
+
+        Only what every reader of HTTP must understand in the same way is remembered: each line ends with CR LF, and
+        none is the continuation of another.
+        """
+        lines = content.count(b"\r\n")
+        is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == len(head.headers)
+        if is_plain and len(content) <= _MAX_HEAD_BYTES:
+            if len(self._heads) == _MAX_HEADS:
+                self._heads.clear()
+            self._heads[content] = head
+
+
 class Inference:
     """An inference request on the short way. Satisfies `service.http.Request`, and stands in for uvicorn's cycle."""
 
-    __slots__ = (
-        "_body",
-        "_headers",
-        "api",
-        "disconnected",
-        "gone",
-        "keep_alive",
-        "method",
-        "path",
-        "response_complete",
-        "task",
-    )
+    __slots__ = ("_body", "_head", "disconnected", "gone", "keep_alive", "method", "path", "response_complete", "task")
 
     message_event: Final = _Nobody()
 
-    def __init__(self, api: InferenceApi, path: str, headers: list[Header], *, method: str, keep_alive: bool) -> None:
-        self.api = api
-        self.path = path
-        self.method = method
-        self.keep_alive = keep_alive
+    def __init__(self, head: Head, *body: bytes) -> None:
+        self.method = head.method
+        self.path = head.path
+        self.keep_alive = head.keep_alive
         self.gone = False
         self.disconnected = False
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
-        self._headers = headers
-        self._body: list[bytes] = []
+        self._head = head
+        self._body = list(body)
+
+    @property
+    def api(self) -> InferenceApi:
+        """The API in which it is asked for."""
+        return self._head.api
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
-        return find_header(self._headers, name)
+        return find_header(self._head.headers, name)
 
     def feed(self, piece: bytes) -> None:
         """Take more of the body."""
@@ -81,32 +115,50 @@ class Inference:
 class Protocol(HttpToolsProtocol):
     """One connection. `Readiness.connections` counts it already."""
 
-    def __init__(self, config: Config, server_state: ServerState, service: Service) -> None:
+    def __init__(self, config: Config, server_state: ServerState, service: Service, known_heads: KnownHeads) -> None:
         super().__init__(config, server_state, app_state={})
         self._edge = service.edge
         self._readiness = service.readiness
         self._max_body_bytes = min(service.max_body_bytes, _MAX_BODY_BYTES)
+        self._known_heads = known_heads
         self._inference: Inference | None = None  # what is being received or answered on the short way
         self._idle_since_s = math.inf
+        self._between_messages = True
+        self._first_head = b""  # of the request that begins the data that is being parsed
 
     @property
     def awaits_first_request(self) -> bool:
         """Whether no request has come on this connection yet."""
         return self.cycle is None
 
+    def data_received(self, data: bytes) -> None:
+        """Take what has come: at best, one whole request whose head is known."""
+        if self._between_messages and (self.cycle is None or self.cycle.response_complete):
+            content, end, body = data.partition(b"\r\n\r\n")
+            self._first_head = content if end else b""
+            head = self._known_heads.get(content)
+            if head is not None and len(body) == head.content_length:
+                self._idle_since_s = math.inf
+                self._begin(Inference(head, body))
+                self._answer_soon()
+                return
+        super().data_received(data)
+
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
+        self._between_messages = False
         self._idle_since_s = math.inf
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Choose a request's way."""
-        inference = self._begin_inference()
-        if inference is None:
+        first_head, self._first_head = self._first_head, b""
+        head = self._short_way()
+        if head is None:
             super().on_headers_complete()
-        else:
-            self._inference = inference
-            self.cycle = cast("RequestResponseCycle", inference)
+            return
+        self._known_heads.add(first_head, head)
+        self._begin(Inference(head))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body."""
@@ -117,13 +169,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is here in full: answer it, if it takes the short way."""
-        inference = self._inference
-        if inference is None or inference.task is not None:
+        self._between_messages = True
+        if self._inference is None or self._inference.task is not None:
             super().on_message_complete()
-            return
-        inference.task = self.loop.create_task(self._answer(inference))
-        self.tasks.add(inference.task)
-        inference.task.add_done_callback(self.tasks.discard)
+        else:
+            self._answer_soon()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or be idle."""
@@ -174,8 +224,8 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(_render(response, []))
         self.transport.close()
 
-    def _begin_inference(self) -> Inference | None:
-        """The request whose headers are complete, if it can take the short way."""
+    def _short_way(self) -> Head | None:
+        """The head of the request whose headers are complete, if it can take the short way."""
         if self.cycle is not None and not self.cycle.response_complete:
             return None
         path = self.url.partition(b"?")[0].decode("latin-1")
@@ -187,13 +237,24 @@ class Protocol(HttpToolsProtocol):
             return None
         if self.parser.get_http_version() != "1.1":
             return None
-        return Inference(
+        return Head(
             api,
+            self.parser.get_method().decode("ascii"),
             unquote(path) if "%" in path else path,
             self.headers,
-            method=self.parser.get_method().decode("ascii"),
-            keep_alive=self.parser.should_keep_alive(),
+            int(length),
+            self.parser.should_keep_alive(),
         )
+
+    def _begin(self, inference: Inference) -> None:
+        self._inference = inference
+        self.cycle = cast("RequestResponseCycle", inference)
+
+    def _answer_soon(self) -> None:
+        inference = cast("Inference", self._inference)
+        inference.task = self.loop.create_task(self._answer(inference))
+        self.tasks.add(inference.task)
+        inference.task.add_done_callback(self.tasks.discard)
 
     async def _answer(self, inference: Inference) -> None:
         response = await self._edge.infer(inference, inference.api)

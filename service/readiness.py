@@ -44,6 +44,11 @@ class Readiness:
         """This worker's state."""
         return WorkerState(self._states[self._mine])
 
+    @property
+    def drains(self) -> bool:
+        """Whether this worker was told to stop."""
+        return self._states[self._mine] == WorkerState.DRAINING
+
     def has_served(self, index: int) -> bool:
         """Whether worker `index`, or one before it, has come as far as serving."""
         return self._states[index] != WorkerState.STARTING

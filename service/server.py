@@ -1,6 +1,7 @@
 """uvicorn, with a start that waits for the models and a stop that loses no request."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -12,7 +13,7 @@ import uvicorn
 
 from service.acceptor import Acceptor
 from service.app import Service
-from service.protocol import Protocol
+from service.protocol import KnownHeads, Protocol
 
 # How long, after SIGTERM, new connections are taken and idle ones kept: the next answer on each tells its client to
 # close it, and whoever asks /health/ready learns to go elsewhere.
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
+        self._known_heads = KnownHeads()
         self._acceptor = Acceptor(listener, self._make_protocol, service.readiness)
         self._loads_first = loads_first
         self._drain_timeout_s = drain_timeout_s
@@ -55,6 +57,7 @@ class Server(uvicorn.Server):
         self._acceptor.start()
         if not self._loads_first:
             await self._service.load()
+        gc.freeze()  # what is there now stays: looking through it would hold up requests for tens of milliseconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # uvicorn's signature
         """Become not ready, say farewell, stop listening, answer what was accepted, release the models."""
@@ -90,4 +93,4 @@ class Server(uvicorn.Server):
         await asyncio.sleep(_FAREWELL_S)
 
     def _make_protocol(self) -> Protocol:
-        return Protocol(self.config, self.server_state, self._service)
+        return Protocol(self.config, self.server_state, self._service, self._known_heads)

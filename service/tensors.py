@@ -93,8 +93,8 @@ def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int
 def join_states(parts: Sequence[Sequences], shape: tuple[int, int]) -> State:
     """The initial states (L*D, B, H) of `parts` put together, zeros for those without; `shape` is (L*D, H)."""
     layers, hidden_size = shape
-    h0 = np.zeros((layers, sum(map(len, parts)), hidden_size), np.float32)
-    if all(part.state is None for part in parts):
+    h0 = np.zeros((layers, sum([len(part.lengths) for part in parts]), hidden_size), np.float32)
+    if all([part.state is None for part in parts]):
         return State(h0, h0)
     c0 = np.zeros_like(h0)
     start = 0
