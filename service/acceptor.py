@@ -1,8 +1,8 @@
 """Takes connections from the socket that all workers listen on, each worker about as many as the others.
 
-A connection stays with the worker that took it. The kernel wakes all who listen, and whoever is first with an empty hand
-would take all that has come: 64 clients that connect at once end at one worker of two. So a worker takes one at a time,
-and one that has more than another lets that one go first, for a millisecond and no longer: it may be busy.
+A connection stays with the worker that took it. The kernel wakes all who listen, and whoever comes first would take all
+that wait: 64 clients that connect at once end at one worker of two. So a worker takes one at a time, and one that has
+more than another lets that one go first, for a millisecond and no longer: it may be busy.
 """
 
 import asyncio

@@ -4,20 +4,18 @@ A plain coroutine that `service.edge` calls before any framework. Follows kserve
 (inference_rest.md) and Triton's extensions for binary tensors, classification, and scheduling.
 """
 
-import asyncio
 import os
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Final
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from model.bundle import Manifest
 from service.api_v2_tensors import check_inputs, check_outputs, make_output, read_sequences
 from service.binary_tensors import from_bytes
-from service.compression import compress, decompress
+from service.compression import compress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
-from service.http import JSON, Header, Request, Response
+from service.http import JSON, Asked, Header, Request, Response
 from service.open_inference import (
     BINARY_HEADER,
     DescribedInput,
@@ -30,7 +28,6 @@ from service.open_inference import (
 from service.registry import Registry
 from service.settings import Settings
 from service.tensors import Sequences, TraceLevel
-from service.timing import Timing
 
 DEFAULT_OUTPUTS: Final = (RequestedOutput("probabilities"), RequestedOutput("label"))
 _BINARY: Final = (b"content-type", b"application/octet-stream")
@@ -65,7 +62,6 @@ class InferApi:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._timeout_s = settings.request_timeout_ms / 1e3
-        self._max_body_bytes = settings.max_body_bytes
         self._max_values = settings.max_trace_values
         self._decoder = InferDecoder()
         self._plans: WeakKeyDictionary[Description, _Plan] = WeakKeyDictionary()
@@ -79,23 +75,19 @@ class InferApi:
                 return self._registry.find(name, version)
         return None
 
-    async def answer(self, request: Request, engine: Engine) -> Response:
-        """Answer one request; raise a `ServiceError` for whatever goes wrong."""
-        body = await request.body(max_bytes=self._max_body_bytes)
-        timing = Timing.start()
-        if encoding := request.header(b"content-encoding"):
-            body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self._max_body_bytes)
+    def read(self, request: Request, body: bytes, engine: Engine) -> Asked:
+        """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
         decoded = self._decode(body, request.header(BINARY_HEADER), engine.manifest)
         plan = self._plan(decoded.description, engine)
         query = plan.query(read_sequences(decoded.inputs, engine.manifest))
-        accepted = request.header(b"accept-encoding")
-        prediction = await engine.predict(query, timing)
-        if plan.values <= _QUICK_VALUES:
-            answer, headers = _encode(decoded.description, plan, prediction, engine, accepted)
-        else:  # other requests get between
-            answer, headers = await asyncio.to_thread(_encode, decoded.description, plan, prediction, engine, accepted)
-        timing.encoded = perf_counter()
-        return Response(200, answer, headers, timing=timing)
+        how = (decoded.description, plan, request.header(b"accept-encoding"))
+        return Asked(query, is_large=plan.values > _QUICK_VALUES, how=how)
+
+    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:
+        """Encode one answer. A large one is encoded in a thread."""
+        description, plan, accepted = asked.how
+        body, headers = _encode(description, plan, prediction, engine, accepted)
+        return Response(200, body, headers)
 
     def _decode(self, body: bytes, header: bytes | None, manifest: Manifest) -> InferRequest:
         """Decode a request; a header length of 0 says that the body is nothing but the one tensor `sequences`."""
@@ -111,7 +103,7 @@ class InferApi:
         return InferRequest(Description("", {"binary_data_output": True}, (described,), ()), {"sequences": tensor})
 
     def _plan(self, description: Description, engine: Engine) -> _Plan:
-        """Work out what `description` means for `engine`, unless it did so before; raise `InvalidRequest` or `TooLarge`."""
+        """What `description` means for `engine`; raise `InvalidRequest` or `TooLarge` if that cannot be done."""
         known = self._plans.get(description)
         if known is not None and known.engine() is engine:
             return known

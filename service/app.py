@@ -42,7 +42,6 @@ class Service:
 
     def __init__(self, settings: Settings, runtime: Runtime, readiness: Readiness, control: Control) -> None:
         self.readiness = readiness
-        self.max_body_bytes = settings.max_body_bytes
         self._control = control
         self._reload_interval_s = settings.reload_interval_s
         self._following: asyncio.Task[None] | None = None
@@ -60,6 +59,7 @@ class Service:
             keys=ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
             metrics=self._metrics,
             readiness=readiness,
+            max_body_bytes=settings.max_body_bytes,
         )
 
     async def load(self) -> None:

@@ -16,17 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import policy
 from service.backends import Array, Backend, Batch
-from service.errors import DeadlineExceeded, InternalError, QueueFull, TooLarge, Unavailable
+from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
 from service.policy import Cost, Limits
 from service.tensors import Sequences, join_states, pad
-from service.timing import Timing
+from service.timing import Run, Timing
 
 # Graph outputs (L*D, B, H); in all others the batch comes first.
 _STATES = frozenset({"hn", "cn"})
@@ -60,24 +61,28 @@ class _Part:
     place: float  # in line: 1 goes before 2, what came without a priority is last
     enqueued_s: float
     deadline_s: float
-    future: asyncio.Future["_Done"]
+    waiter: "Waiter"
 
 
 @dataclass(slots=True)
-class _Marks:
-    """When a run was begun, ready, and over; see `Timing`."""
-
-    dispatched: float
-    prepared: float
-    inferred: float
-
-
-@dataclass(slots=True)
-class _Done:
-    """A part's own rows of its own outputs, and the marks of the run that computed them."""
+class Computed:
+    """A part's own rows of its own outputs, and the run that computed them."""
 
     outputs: Outputs
-    marks: _Marks
+    run: Run
+
+
+class Waiter(Protocol):
+    """Who waits for a part: a future, or who wants to be called at once, without a turn of the loop between."""
+
+    def done(self) -> bool:
+        """Whether it waits no more: it has what it waited for, or was cancelled."""
+
+    def set_result(self, result: Computed, /) -> None:
+        """Take what was computed."""
+
+    def set_exception(self, exception: ServiceError, /) -> None:
+        """Learn why nothing was."""
 
 
 class Batcher:
@@ -128,15 +133,24 @@ class Batcher:
         timing.decoded = perf_counter()
         rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
-        futures = self._enqueue(pieces, outputs, timeout_s, place=priority or math.inf)
+        futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
+        self._enqueue(pieces, futures, outputs, timeout_s, priority)
         try:
-            done = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
+            done = await asyncio.gather(*futures)
         finally:
             for future in futures:
                 future.cancel()  # of those that are not done: this request is given up
-        last = done[0].marks if len(done) == 1 else max((part.marks for part in done), key=lambda run: run.inferred)
-        timing.dispatched, timing.prepared, timing.inferred = last.dispatched, last.prepared, last.inferred
+        timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
         return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
+
+    def submit(
+        self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
+    ) -> bool:
+        """Do as `infer` does, and tell `waiter`; return whether that is possible: not for what must be split."""
+        if len(sequences) > 1 and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
+            return False
+        self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
+        return True
 
     async def close(self) -> None:
         """Take no more, finish what was taken, release the thread."""
@@ -149,14 +163,22 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     def _enqueue(
-        self, pieces: Sequence[Sequences], outputs: frozenset[str], timeout_s: float, *, place: float
-    ) -> "list[asyncio.Future[_Done]]":
+        self,
+        pieces: Sequence[Sequences],
+        waiters: Sequence[Waiter],
+        outputs: frozenset[str],
+        timeout_s: float,
+        priority: int,
+    ) -> None:
         now_s = self._loop.time()
         deadline_s = now_s + timeout_s
-        parts = []
-        for piece in pieces:
-            rows, steps, future = len(piece.lengths), len(piece.values), self._loop.create_future()
-            parts.append(_Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, future))
+        place = priority or math.inf
+        parts = [
+            _Part(
+                piece, len(piece.lengths), len(piece.values), piece.longest, outputs, place, now_s, deadline_s, waiter
+            )
+            for piece, waiter in zip(pieces, waiters, strict=True)
+        ]
         self._admit(parts)
         for part in parts:
             if not self._waiting or self._waiting[-1].place <= place:
@@ -165,7 +187,6 @@ class Batcher:
                 insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
         self._wake()
         self._watch_deadline(deadline_s)
-        return [part.future for part in parts]
 
     def _admit(self, parts: Sequence[_Part]) -> None:
         """Count a request into the queue, or refuse it."""
@@ -200,7 +221,7 @@ class Batcher:
 
     def _purge(self) -> None:
         """Drop what was cancelled or ran out of time while it waited: it costs no compute."""
-        self._leave_queue([part for part in self._waiting if part.future.done()])
+        self._leave_queue([part for part in self._waiting if part.waiter.done()])
 
     def _wake(self) -> None:
         """Take a step when all that is ready on the loop has been handled: simultaneous arrivals share a batch."""
@@ -214,7 +235,7 @@ class Batcher:
         """Begin the next run, or see to it that it begins in time; nothing runs now."""
         self._next_step = None
         parts = self._retries.pop() if self._retries else self._choose()
-        self._running = [part for part in parts if not part.future.done()]
+        self._running = [part for part in parts if not part.waiter.done()]
         if self._running:
             self._run(self._running)
         elif parts:
@@ -256,18 +277,18 @@ class Batcher:
         rows, longest = sum([part.rows for part in parts]), max([part.longest for part in parts])
         return self._cost(rows, longest) <= SHORT_RUN_S
 
-    def _came_back(self, parts: list[_Part], run: "asyncio.Future[list[_Done]]") -> None:
+    def _came_back(self, parts: list[_Part], run: "asyncio.Future[list[Computed]]") -> None:
         error = run.exception()
         if error is None:
             self._answer(parts, run.result())
         else:
             self._failed(parts, error)
 
-    def _answer(self, parts: list[_Part], done: list[_Done]) -> None:
+    def _answer(self, parts: list[_Part], done: list[Computed]) -> None:
         self._metrics.ran([part.sequences.lengths for part in parts])
         for part, result in zip(parts, done, strict=True):
-            if not part.future.done():
-                part.future.set_result(result)
+            if not part.waiter.done():
+                part.waiter.set_result(result)
         self._finish()
 
     def _failed(self, parts: list[_Part], error: BaseException) -> None:
@@ -277,15 +298,15 @@ class Batcher:
             self._retries += (parts[len(parts) // 2 :], parts[: len(parts) // 2])
         else:
             logger.error("the model failed on one request", exc_info=error)
-            if not parts[0].future.done():
-                parts[0].future.set_exception(InternalError("the model failed on this request"))
+            if not parts[0].waiter.done():
+                parts[0].waiter.set_exception(InternalError("the model failed on this request"))
         self._finish()
 
     def _finish(self) -> None:
         self._running = []
         self._wake()
 
-    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[_Done]:
+    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[Computed]:
         """Pad, run, and share out; in the backend's thread if it takes long."""
         requests = [part.sequences for part in parts]
         sequences, lengths = pad(requests)
@@ -296,11 +317,11 @@ class Batcher:
                 names = names | part.outputs
         prepared = perf_counter()
         results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), sorted(names))
-        marks = _Marks(dispatched, prepared, perf_counter())
+        run = Run(dispatched, prepared, perf_counter())
         done, start = [], 0
         for part in parts:
             stop = start + part.rows
-            done.append(_Done(_share(results, part, slice(start, stop)), marks))
+            done.append(Computed(_share(results, part, slice(start, stop)), run))
             start = stop
         return done
 
@@ -317,10 +338,10 @@ class Batcher:
         """Answer all whose time is over, those in a run that hangs among them."""
         self._deadline_timer = None
         now_s = self._loop.time()
-        pending = [part for part in (*self._waiting, *self._running) if not part.future.done()]
+        pending = [part for part in (*self._waiting, *self._running) if not part.waiter.done()]
         for part in pending:
             if part.deadline_s <= now_s:
-                part.future.set_exception(DeadlineExceeded("the request's time ran out before it was computed"))
+                part.waiter.set_exception(DeadlineExceeded("the request's time ran out before it was computed"))
         alive = [part.deadline_s for part in pending if part.deadline_s > now_s]
         if alive:
             self._watch_deadline(min(alive))

@@ -1,20 +1,23 @@
 """What holds for every request, in one place, whichever way it comes in.
 
-Request id, API key, error answers, metrics, log line, `Connection: close` while draining. `infer` answers inference
-requests, without the framework, and that is all that `service.protocol` asks of it. As an ASGI callable the edge takes
-every request, and hands on to the FastAPI app what is not inference.
+Request id, API key, error answers, metrics, log line, `Connection: close` while draining. Inference is answered here,
+without the framework: `begin` takes a request whose body is there, and calls back with the response without a task or a
+turn of the event loop that could be spared; `infer` waits for the body and may be awaited. As an ASGI callable the edge
+takes every request, and hands on to the FastAPI app what is not inference.
 """
 
 import asyncio
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Protocol
 
-from service.engine import Engine
+from service.compression import decompress
+from service.engine import Engine, Prediction, Submission
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -29,6 +32,7 @@ from service.http import (
     CLOSE,
     ASGIApp,
     AsgiRequest,
+    Asked,
     Header,
     Message,
     Receive,
@@ -41,9 +45,12 @@ from service.http import (
 from service.keys import ApiKeys
 from service.metrics import Metrics
 from service.readiness import Readiness
+from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _HEALTH = ("/health/", "/v2/health/")
+
+Respond = Callable[[Response], None]
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +69,44 @@ class InferenceApi(Protocol):
     def route(self, path: str) -> Engine | None:
         """The engine that `path` asks for an inference; None if it is another kind of path."""
 
-    async def answer(self, request: Request, engine: Engine) -> Response:
-        """Answer one inference request; raise a `ServiceError` for whatever goes wrong."""
+    def read(self, request: Request, body: bytes, engine: Engine) -> Asked:
+        """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
+
+    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:
+        """Encode one answer. It may be called in a thread, and is if what was asked for is large."""
+
+
+class Exchange:
+    """One inference request, or another, on its way to its answer: what is remembered of it."""
+
+    __slots__ = ("api", "bug", "engine", "error", "headers", "pending", "request", "request_id", "respond", "start_s")
+
+    def __init__(self, request: Request, request_id: bytes, *, api: str) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.api = api
+        self.headers: list[Header] = [(b"x-request-id", request_id)]
+        self.engine: Engine | None = None
+        self.bug: Exception | None = None
+        self.error: ServiceError | None = None
+        self.pending: Submission | asyncio.Task[None] | None = None
+        self.respond: Respond | None = None
+        self.start_s = perf_counter()
+
+    def fields(self, status: int) -> dict[str, object]:
+        """What the log says of it."""
+        fields: dict[str, object] = {
+            "request_id": self.request_id.decode(),
+            "method": self.request.method,
+            "path": self.request.path,
+            "status": status,
+            "duration_ms": round((perf_counter() - self.start_s) * 1e3, 3),
+        }
+        if self.engine is not None:
+            fields["model"] = f"{self.engine.name}/{self.engine.version}"
+        if self.error is not None:
+            fields["error"] = str(self.error)
+        return fields
 
 
 class Edge:
@@ -77,7 +120,9 @@ class Edge:
         keys: ApiKeys | None,
         metrics: Metrics,
         readiness: Readiness,
+        max_body_bytes: int,
     ) -> None:
+        self.max_body_bytes = max_body_bytes
         self._app = app
         self._names = {api.name for api in apis}
         self._by_verb = {api.verb: api for api in apis}
@@ -92,21 +137,49 @@ class Edge:
         api = self._by_verb.get(path[path.rfind("/") + 1 :])
         return api if api is not None and path.startswith(f"/{api.name}/") else None
 
-    async def infer(self, request: Request, api: InferenceApi) -> Response:
-        """Answer a request to a path of which `api` is the `inference_api`, whatever happens, and book it."""
+    def begin(self, request: Request, body: bytes, api: InferenceApi, respond: Respond) -> Exchange:
+        """Answer a request to a path of which `api` is the `inference_api`, and book it: `respond` is called once.
+
+        Until then it can be given up.
+        """
+        exchange = self._exchange(request, api.name)
+        exchange.respond = respond
+        try:
+            engine = self._admit(exchange, api)
+            timing = Timing.start()
+            asked = api.read(request, body, engine)
+            then = partial(self._answer, exchange, api, asked, timing)
+            exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
+        except Exception as error:
+            respond(self._refuse(exchange, error))
+        else:
+            if exchange.pending is None:
+                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, asked, timing))
+        return exchange
+
+    def give_up(self, exchange: Exchange, error: ServiceError) -> None:
+        """Answer a request that has not been answered with `error`; drop it if it has not begun to run."""
+        if isinstance(exchange.pending, asyncio.Task):
+            exchange.error = error
+            exchange.pending.cancel()
+        elif exchange.pending is not None and exchange.respond is not None:
+            exchange.pending.cancel()
+            exchange.respond(self._refuse(exchange, error))
+
+    async def infer(self, request: AsgiRequest, api: InferenceApi) -> Response:
+        """Read the body of a request to a path of which `api` is the `inference_api`; answer and book it."""
         exchange = self._exchange(request, api.name)
         try:
-            response = await self._infer(request, api, exchange)
-        except asyncio.CancelledError:
-            response = self._refuse(exchange, _cancelled(request))
-        except ServiceError as error:
-            response = self._refuse(exchange, error)
-        except Exception as error:
-            response = self._refuse(exchange, error)
-        exchange.status = response.status
-        self._book(exchange)
-        response.headers = (*response.headers, *exchange.headers)
-        return response
+            engine = self._admit(exchange, api)
+            with engine.in_use:
+                body = await request.body(max_bytes=self.max_body_bytes)
+                timing = Timing.start()
+                if encoding := request.header(b"content-encoding"):
+                    body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
+                asked = api.read(request, body, engine)
+                return await self._predict(exchange, api, asked, timing)
+        except (Exception, asyncio.CancelledError) as error:
+            return self._refuse(exchange, error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: a request, or the lifespan, which is the app's."""
@@ -122,29 +195,70 @@ class Edge:
         else:
             await self._pass_on(request, scope, receive, send)
 
-    async def _infer(self, request: Request, api: InferenceApi, exchange: "_Exchange") -> Response:
+    def _exchange(self, request: Request, api: str) -> Exchange:
+        request_id = request.header(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = f"{self._ids_begin}{next(self._ids):016x}".encode()
+        exchange = Exchange(request, request_id, api=api)
+        if self._readiness.drains:
+            exchange.headers.append(CLOSE)
+        return exchange
+
+    def _admit(self, exchange: Exchange, api: InferenceApi) -> Engine:
+        """The engine that is to answer; raise a `ServiceError` if there is none for whoever asks."""
+        request = exchange.request
         self._check_key(request)
         engine = exchange.engine = api.route(request.path)
         if engine is None:
             raise NotFound(f"nothing is served under {request.path}")
         if request.method != "POST":
             raise MethodNotAllowed(request.method, allowed="POST")
-        with engine.in_use:
-            response = await api.answer(request, engine)
-        if response.timing is not None:
-            exchange.succeeded = True
-            engine.metrics.succeeded(response.timing)
-            exchange.headers.append((b"server-timing", response.timing.header()))
-        return response
+        return engine
+
+    def _check_key(self, request: Request) -> None:
+        if self._keys is not None and not request.path.startswith(_HEALTH):
+            self._keys.check(request.header(b"authorization"))
+
+    def _answer(
+        self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
+    ) -> None:
+        """Respond with what a submission came to."""
+        try:
+            response = self._succeed(exchange, api.write(asked, _predicted(outcome), _engine(exchange)), timing)
+        except Exception as error:
+            response = self._refuse(exchange, error)
+        if exchange.respond is not None:
+            exchange.respond(response)
+
+    async def _answer_later(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> None:
+        """Respond to what takes more than one run, or is large."""
+        try:
+            with _engine(exchange).in_use:
+                response = await self._predict(exchange, api, asked, timing)
+        except (Exception, asyncio.CancelledError) as error:
+            response = self._refuse(exchange, exchange.error or error)
+        if exchange.respond is not None:
+            exchange.respond(response)
+
+    async def _predict(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> Response:
+        engine = _engine(exchange)
+        prediction = await engine.predict(asked.query, timing)
+        if asked.is_large:  # other requests get between
+            response = await asyncio.to_thread(api.write, asked, prediction, engine)
+        else:
+            response = api.write(asked, prediction, engine)
+        return self._succeed(exchange, response, timing)
 
     async def _pass_on(self, request: AsgiRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app answer, with the headers that every answer has."""
         segment = request.path.removeprefix("/").partition("/")[0]
         exchange = self._exchange(request, segment if segment in self._names else "other")
+        status = 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                exchange.status = message["status"]
+                status = message["status"]
                 message["headers"] = [*message["headers"], *exchange.headers]
             await send(message)
 
@@ -152,93 +266,71 @@ class Edge:
             self._check_key(request)
             await self._app(scope, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as error:
-            fault = _cancelled(request) if isinstance(error, asyncio.CancelledError) else error
-            response = self._refuse(exchange, fault)
-            if not exchange.status:
-                await _send(response, send_with_headers)
-        self._book(exchange)
+            response = self._refuse(exchange, error, started=status)
+            if not status:
+                await _send(response, send)
+        else:
+            self._book(exchange, status)
 
-    def _check_key(self, request: Request) -> None:
-        if self._keys is not None and not request.path.startswith(_HEALTH):
-            self._keys.check(request.header(b"authorization"))
+    def _succeed(self, exchange: Exchange, response: Response, timing: Timing) -> Response:
+        """Book an inference that succeeded, and say how long it took."""
+        timing.encoded = perf_counter()
+        _engine(exchange).metrics.succeeded(timing)
+        exchange.headers.append((b"server-timing", timing.header()))
+        self._book(exchange, response.status)
+        response.headers = (*response.headers, *exchange.headers)
+        return response
 
-    def _exchange(self, request: Request, api: str) -> "_Exchange":
-        request_id = request.header(b"x-request-id")
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = f"{self._ids_begin}{next(self._ids):016x}".encode()
-        exchange = _Exchange(request, request_id, api)
-        if self._readiness.drains:
-            exchange.headers.append(CLOSE)
-        return exchange
+    def _refuse(self, exchange: Exchange, error: BaseException, *, started: int = 0) -> Response:
+        """Book what went wrong; return the answer to it, unless one of status `started` has begun.
 
-    def _refuse(self, exchange: "_Exchange", error: Exception) -> Response:
-        """Count what went wrong; return the answer to it. What is no `ServiceError` is a bug."""
+        What is no `ServiceError` is a bug.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            error = _cancelled(exchange.request)
         if not isinstance(error, ServiceError):
-            exchange.bug, error = error, InternalError("internal error")
+            exchange.bug = error if isinstance(error, Exception) else None
+            error = InternalError("internal error")
         exchange.error = error
         if isinstance(error, ClientGone | DeadlineExceeded):
             self._metrics.dropped(error.reason)
         elif not isinstance(error, InternalError):
             self._metrics.rejected(error.reason)
-        return error_response(error)
+        if exchange.engine is not None:
+            exchange.engine.metrics.failed(perf_counter() - exchange.start_s)
+        self._book(exchange, started or error.status)
+        response = error_response(error)
+        response.headers = (*response.headers, *exchange.headers)
+        return response
 
-    def _book(self, exchange: "_Exchange") -> None:
+    def _book(self, exchange: Exchange, status: int) -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
-        engine, status = exchange.engine, exchange.status
+        engine = exchange.engine
         model, version = ("", "") if engine is None else (engine.name, engine.version)
         self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
-        if engine is not None and not exchange.succeeded:
-            engine.metrics.failed(exchange.duration_s)
         of_the_client = status < 500 or status == Unsupported.status
         level = logging.DEBUG if status < 400 else logging.INFO if of_the_client else logging.ERROR
         if exchange.bug is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
-            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields()})
+            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields(status)})
 
 
-class _Exchange:
-    """What is remembered of one request, and the headers that its answer gets whatever it says."""
+def _predicted(outcome: Prediction | ServiceError) -> Prediction:
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
 
-    __slots__ = ("_start", "api", "bug", "engine", "error", "headers", "request", "request_id", "status", "succeeded")
 
-    def __init__(self, request: Request, request_id: bytes, api: str) -> None:
-        self.request = request
-        self.api = api
-        self.request_id = request_id
-        self.headers: list[Header] = [(b"x-request-id", request_id)]
-        self.engine: Engine | None = None
-        self.succeeded = False
-        self.bug: Exception | None = None
-        self.error: ServiceError | None = None
-        self.status = 0
-        self._start = perf_counter()
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds since its headers came, or, of one that came without ASGI, since its body was complete."""
-        return perf_counter() - self._start
-
-    def fields(self) -> dict[str, object]:
-        """What the log says of this request."""
-        fields: dict[str, object] = {
-            "request_id": self.request_id.decode(),
-            "method": self.request.method,
-            "path": self.request.path,
-            "status": self.status,
-            "duration_ms": round(self.duration_s * 1e3, 3),
-        }
-        if self.engine is not None:
-            fields["model"] = f"{self.engine.name}/{self.engine.version}"
-        if self.error is not None:
-            fields["error"] = str(self.error)
-        return fields
+def _engine(exchange: Exchange) -> Engine:
+    assert exchange.engine is not None, "of a request that was admitted"
+    return exchange.engine
 
 
 def _cancelled(request: Request) -> ServiceError:
     if request.gone:
         return ClientGone("the client left before its answer was ready")
-    return Unavailable("the service shuts down and could not wait for this request")  # uvicorn's drain limit has passed
+    return Unavailable("the service shuts down and could not wait for this request")  # the drain limit has passed
 
 
 async def _send(response: Response, send: Send) -> None:

@@ -1,6 +1,8 @@
 """One loaded model version: its backend, its batcher, its tracer. Protocol-neutral: the APIs only translate to it."""
 
 import asyncio
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +14,9 @@ from model.bundle import EXAMPLES, Bundle, BundleError
 from service import policy
 from service.backends import Array, Backend, Runtime, load_backend
 from service.backends.fastest import FastestBackend
-from service.batcher import Batcher, Outputs, QueueLimits
+from service.batcher import Batcher, Computed, Outputs, QueueLimits
 from service.costs import Costs, Timings, measure
-from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, ServiceError, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, State, TraceLevel
@@ -92,6 +94,46 @@ def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
 _PROBABILITIES = frozenset({"probabilities"})
 
 
+# Called with what a submission came to.
+Then = Callable[[Prediction | ServiceError], None]
+
+
+class Submission:
+    """A query that was submitted: what waits for it is called, not woken, which costs a task and turns of the loop."""
+
+    __slots__ = ("_done", "_engine", "_then", "_timing")
+
+    def __init__(self, engine: "Engine", timing: Timing, then: Then) -> None:
+        self._engine = engine
+        self._timing = timing
+        self._then = then
+        self._done = False
+
+    def done(self) -> bool:
+        """Whether `then` was called, or never will be."""
+        return self._done
+
+    def cancel(self) -> None:
+        """Give it up: `then` is not called, and what has not begun to run never does."""
+        self._done = True
+
+    def set_result(self, computed: Computed) -> None:
+        """Take what the batcher computed."""
+        self._done = True
+        self._timing.ran(computed.run)
+        try:
+            prediction = self._engine.finish(computed.outputs, self._timing)
+        except ServiceError as error:
+            self._then(error)
+        else:
+            self._then(prediction)
+
+    def set_exception(self, error: ServiceError) -> None:
+        """Learn why the batcher computed nothing."""
+        self._done = True
+        self._then(error)
+
+
 class _Users:
     """Entered by each request that was routed to an engine: it is answered there, however slowly its body comes."""
 
@@ -146,19 +188,55 @@ class Engine:
         A traced request is computed in one batch with others; what only the trace needs is computed after it, in a
         thread of its own, when the others have their answers.
         """
-        self._check_size(query.sequences, query.trace)
         deadline_s = asyncio.get_running_loop().time() + query.timeout_s
-        wanted = self._tracer.outputs() if query.trace else _PROBABILITIES
-        if query.outputs:
-            wanted |= query.outputs
         outputs = await self._batcher.infer(
-            query.sequences, wanted, timeout_s=query.timeout_s, timing=timing, priority=query.priority
+            query.sequences,
+            self._checked_outputs(query),
+            timeout_s=query.timeout_s,
+            timing=timing,
+            priority=query.priority,
         )
-        _check_finite(outputs["probabilities"])
+        self._check_finite(outputs)
         traces = await self._trace_until(deadline_s, query, outputs, query.trace) if query.trace else None
+        return self._predicted(outputs, traces, timing)
+
+    def submit(self, query: Query, timing: Timing, then: Then) -> "Submission | None":
+        """Classify sequences and call `then` with the prediction, or why there is none, as soon as it is there.
+
+        Returns None, and does nothing, if that takes more than one run and its outputs; then `predict` it.
+        """
+        if query.trace is not None:
+            return None
+        outputs = self._checked_outputs(query)
+        timing.decoded = perf_counter()
+        submission = Submission(self, timing, then)
+        taken = self._batcher.submit(
+            query.sequences, outputs, submission, timeout_s=query.timeout_s, priority=query.priority
+        )
+        return submission if taken else None
+
+    def finish(self, outputs: Outputs, timing: Timing) -> Prediction:
+        """Make a prediction of `outputs`; raise `InvalidRequest` if they are not numbers."""
+        self._check_finite(outputs)
+        return self._predicted(outputs, None, timing)
+
+    def _predicted(self, outputs: Outputs, traces: list[list[Layer]] | None, timing: Timing) -> Prediction:
         self.metrics.predicted(self.manifest.labels, outputs["probabilities"])
         timing.completed = perf_counter()
         return Prediction(outputs, traces)
+
+    def _checked_outputs(self, query: Query) -> frozenset[str]:
+        """The names of the graph's outputs that `query` takes; raise `TooLarge` if it is too much."""
+        self._check_size(query.sequences, query.trace)
+        wanted = self._tracer.outputs() if query.trace else _PROBABILITIES
+        return wanted | query.outputs if query.outputs else wanted
+
+    def _check_finite(self, outputs: Outputs) -> None:
+        """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
+        probabilities = outputs["probabilities"]
+        if math.isnan(probabilities.item(probabilities.argmax())):  # to argmax a NaN is the largest
+            bad = int(np.isfinite(probabilities).all(axis=1).argmin())
+            raise InvalidRequest(f"sequences[{bad}]: values too large, the model's answer to them is not a number")
 
     def _check_size(self, sequences: Sequences, trace: TraceLevel | None) -> None:
         if sequences.longest > self._limits.max_sequence_length:
@@ -222,13 +300,6 @@ class Engine:
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities
-
-
-def _check_finite(probabilities: Array) -> None:
-    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
-    if not np.isfinite(probabilities).all():
-        bad = int(np.isfinite(probabilities).all(axis=1).argmin())
-        raise InvalidRequest(f"sequences[{bad}]: values too large, the model's answer to them is not a number")
 
 
 def _row(array: Array, row: int, length: int) -> Array:

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from service.engine import Query
 from service.errors import ClientGone, ServiceError, TooLarge
 from service.tensors import encode_json
-from service.timing import Timing
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,16 +22,24 @@ CLOSE: Header = (b"connection", b"close")
 
 @dataclass(slots=True)
 class Response:
-    """An answer in full. `timing` comes with the answer to an inference request that succeeded."""
+    """An answer in full."""
 
     status: int
     body: bytes
     headers: tuple[Header, ...] = (JSON,)
-    timing: Timing | None = None
+
+
+@dataclass(slots=True)
+class Asked:
+    """What an inference request asks for. `how`: what its API wants to know again when it writes the answer."""
+
+    query: Query
+    is_large: bool = False
+    how: Any = None
 
 
 class Request(Protocol):
-    """A request for an inference, however it came in. When its client leaves, the task that answers it is cancelled."""
+    """A request for an inference, however it came in."""
 
     @property
     def method(self) -> str:
@@ -48,12 +56,9 @@ class Request(Protocol):
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
 
-    async def body(self, *, max_bytes: int) -> bytes:
-        """Read the whole body; raise `TooLarge` as soon as it is known to be over `max_bytes`."""
-
 
 class AsgiRequest:
-    """A request as ASGI 3 hands it over, its body in pieces."""
+    """A request as ASGI 3 hands it over, its body in pieces. Its task is cancelled when its client leaves."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method: str = scope["method"]
@@ -68,7 +73,10 @@ class AsgiRequest:
         return find_header(self._headers, name)
 
     async def body(self, *, max_bytes: int) -> bytes:
-        """Read the whole body, and watch from then on whether the client leaves."""
+        """Read the whole body, and watch from then on whether the client leaves.
+
+        Raises `TooLarge` as soon as it is known to be over `max_bytes`, and `ClientGone`.
+        """
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > max_bytes:
             raise TooLarge(f"body of {int(announced)} bytes, at most {max_bytes} are taken")

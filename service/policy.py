@@ -59,9 +59,12 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
     Rows of like length go together. A request that fits, and gains nothing from being cut, stays whole and in order. A
     row that is longer than `max_steps` by itself is a part by itself; who does not want to run it refuses it before.
     """
-    rows, longest = len(lengths), int(lengths.max())
+    rows = len(lengths)
+    if rows == 1:
+        return [np.zeros(1, np.int64)]
+    longest = int(lengths.max())
     fits = rows <= limits.max_rows and rows * longest <= limits.max_steps
-    if fits and (rows == 1 or cost is None or cost(rows, longest) <= _SHORT_S):
+    if fits and (cost is None or cost(rows, longest) <= _SHORT_S):
         return [np.arange(rows)]
     order = np.argsort(-lengths, kind="stable")
     descending = lengths[order].tolist()
@@ -126,8 +129,10 @@ def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> flo
     The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
     waiting as one batch may hold, in sequences or in padded steps.
     """
+    if limits.max_delay_s == 0:
+        return 0.0
     rows = sum(part.rows for part in waiting)
     padded_steps = rows * max(part.longest for part in waiting)
-    if limits.max_delay_s == 0 or rows >= limits.max_rows or padded_steps >= limits.max_steps:
+    if rows >= limits.max_rows or padded_steps >= limits.max_steps:
         return 0.0
     return max(0.0, min(part.enqueued_s for part in waiting) + limits.max_delay_s - now_s)

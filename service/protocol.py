@@ -8,10 +8,10 @@ answers it, and the answer goes out in one write. Whatever is out of the ordinar
 A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote
@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from service.app import Service
-from service.edge import InferenceApi
-from service.errors import InvalidRequest
+from service.edge import Exchange, InferenceApi
+from service.errors import ClientGone, InvalidRequest, ServiceError
 from service.http import CLOSE, Header, Response, error_response, find_header
 
 # A larger body is read by the edge, which asks for a key first.
@@ -79,36 +79,42 @@ class KnownHeads:
 class Inference:
     """An inference request on the short way. Satisfies `service.http.Request`, and stands in for uvicorn's cycle."""
 
-    __slots__ = ("_body", "_head", "disconnected", "gone", "keep_alive", "method", "path", "response_complete", "task")
+    __slots__ = (
+        "_body",
+        "disconnected",
+        "exchange",
+        "gone",
+        "head",
+        "keep_alive",
+        "method",
+        "path",
+        "response_complete",
+    )
 
     message_event: Final = _Nobody()
 
     def __init__(self, head: Head, *body: bytes) -> None:
+        self.head = head
         self.method = head.method
         self.path = head.path
         self.keep_alive = head.keep_alive
         self.gone = False
         self.disconnected = False
         self.response_complete = False
-        self.task: asyncio.Task[None] | None = None
-        self._head = head
+        self.exchange: Exchange | None = None  # once it is here in full
         self._body = list(body)
-
-    @property
-    def api(self) -> InferenceApi:
-        """The API in which it is asked for."""
-        return self._head.api
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
-        return find_header(self._head.headers, name)
+        return find_header(self.head.headers, name)
 
     def feed(self, piece: bytes) -> None:
         """Take more of the body."""
         self._body.append(piece)
 
-    async def body(self, *, max_bytes: int) -> bytes:  # noqa: ARG002  # it is here, and its length was checked
-        """The whole body."""
+    @property
+    def body(self) -> bytes:
+        """All of the body."""
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
 
@@ -119,7 +125,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state={})
         self._edge = service.edge
         self._readiness = service.readiness
-        self._max_body_bytes = min(service.max_body_bytes, _MAX_BODY_BYTES)
+        self._max_body_bytes = min(service.edge.max_body_bytes, _MAX_BODY_BYTES)
         self._known_heads = known_heads
         self._inference: Inference | None = None  # what is being received or answered on the short way
         self._idle_since_s = math.inf
@@ -140,7 +146,7 @@ class Protocol(HttpToolsProtocol):
             if head is not None and len(body) == head.content_length:
                 self._idle_since_s = math.inf
                 self._begin(Inference(head, body))
-                self._answer_soon()
+                self._answer()
                 return
         super().data_received(data)
 
@@ -162,7 +168,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body."""
-        if self._inference is None or self._inference.task is not None:
+        if self._inference is None or self._inference.exchange is not None:
             super().on_body(body)
         else:
             self._inference.feed(body)
@@ -170,10 +176,10 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is here in full: answer it, if it takes the short way."""
         self._between_messages = True
-        if self._inference is None or self._inference.task is not None:
+        if self._inference is None or self._inference.exchange is not None:
             super().on_message_complete()
         else:
-            self._answer_soon()
+            self._answer()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or be idle."""
@@ -211,11 +217,14 @@ class Protocol(HttpToolsProtocol):
         self._readiness.connections -= 1
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
-        inference, self._inference = self._inference, None
-        if inference is not None:
-            inference.gone = True
-            if inference.task is not None:
-                inference.task.cancel()
+        if self._inference is not None:
+            self._inference.gone = True
+            self.give_up(ClientGone("the client left before its answer was ready"))
+
+    def give_up(self, error: ServiceError) -> None:
+        """Answer with `error` what is being answered on the short way."""
+        if self._inference is not None and self._inference.exchange is not None:
+            self._edge.give_up(self._inference.exchange, error)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with an error of the shape that all errors have."""
@@ -235,7 +244,7 @@ class Protocol(HttpToolsProtocol):
         length = find_header(self.headers, b"content-length")
         if length is None or not length.isdigit() or int(length) > self._max_body_bytes:
             return None
-        if self.parser.get_http_version() != "1.1":
+        if self.parser.get_http_version() != "1.1" or find_header(self.headers, b"content-encoding") is not None:
             return None
         return Head(
             api,
@@ -250,25 +259,22 @@ class Protocol(HttpToolsProtocol):
         self._inference = inference
         self.cycle = cast("RequestResponseCycle", inference)
 
-    def _answer_soon(self) -> None:
+    def _answer(self) -> None:
         inference = cast("Inference", self._inference)
-        inference.task = self.loop.create_task(self._answer(inference))
-        self.tasks.add(inference.task)
-        inference.task.add_done_callback(self.tasks.discard)
+        respond = partial(self._respond, inference)
+        exchange = self._edge.begin(inference, inference.body, inference.head.api, respond)
+        inference.exchange = exchange
 
-    async def _answer(self, inference: Inference) -> None:
-        response = await self._edge.infer(inference, inference.api)
-        if self.flow.write_paused:
-            await self.flow.drain()
+    def _respond(self, inference: Inference, response: Response) -> None:
         self._inference = None
-        if inference.gone:
-            return
         inference.response_complete = True
-        keep_alive = inference.keep_alive and CLOSE not in response.headers
-        if not keep_alive and CLOSE not in response.headers:
+        if self.transport.is_closing():
+            return
+        closes = CLOSE in response.headers
+        if not (closes or inference.keep_alive):
             response.headers += (CLOSE,)
         self.transport.write(_render(response, self.server_state.default_headers))
-        if not keep_alive:
+        if closes or not inference.keep_alive:
             self.transport.close()
         self.on_response_complete()
 

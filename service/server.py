@@ -13,6 +13,7 @@ import uvicorn
 
 from service.acceptor import Acceptor
 from service.app import Service
+from service.errors import Unavailable
 from service.protocol import KnownHeads, Protocol
 
 # How long, after SIGTERM, new connections are taken and idle ones kept: the next answer on each tells its client to
@@ -68,6 +69,8 @@ class Server(uvicorn.Server):
         await self._acceptor.settled()
         await self._hear_the_last()
         await super().shutdown()
+        for connection in cast("list[Protocol]", list(self.server_state.connections)):
+            connection.give_up(Unavailable("the service shuts down and could not wait for this request"))
         await self._service.close()
 
     @contextmanager

@@ -94,7 +94,7 @@ def join_states(parts: Sequence[Sequences], shape: tuple[int, int]) -> State:
     """The initial states (L*D, B, H) of `parts` put together, zeros for those without; `shape` is (L*D, H)."""
     layers, hidden_size = shape
     h0 = np.zeros((layers, sum([len(part.lengths) for part in parts]), hidden_size), np.float32)
-    if all([part.state is None for part in parts]):
+    if not any(part.state for part in parts):
         return State(h0, h0)
     c0 = np.zeros_like(h0)
     start = 0

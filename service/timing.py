@@ -11,6 +11,15 @@ STAGES = ("decode", "queue", "compute_input", "compute_infer", "compute_output",
 
 
 @dataclass(slots=True)
+class Run:
+    """When one run of a model was begun, its input ready, and over."""
+
+    dispatched: float
+    prepared: float
+    inferred: float
+
+
+@dataclass(slots=True)
 class Timing:
     """Marks in seconds of `time.perf_counter`. A request that was split into several batches shows its last one."""
 
@@ -26,6 +35,10 @@ class Timing:
     def start(cls) -> "Timing":
         """A record that begins now: the request's body has arrived in full."""
         return cls(perf_counter())
+
+    def ran(self, run: "Run") -> None:
+        """Take the marks of the run that computed it."""
+        self.dispatched, self.prepared, self.inferred = run.dispatched, run.prepared, run.inferred
 
     @property
     def duration_s(self) -> float:

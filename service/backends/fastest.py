@@ -1,4 +1,4 @@
-"""Several runtimes of one model: each batch is computed by the one that was measured to be the fastest for its shape."""
+"""Several runtimes of one model: each batch is computed by the one that was measured to be fastest at its shape."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
