@@ -47,7 +47,7 @@ class ProcessTree:
 
     def last_words(self) -> str:
         """The last line of the log that says something."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if len(line.strip()) > 3]
         return lines[-1] if lines else "it wrote nothing"
 
 

@@ -4,6 +4,7 @@ Triton waits for nothing: an idle instance takes what is queued. It makes batche
 """
 
 import os
+import sysconfig
 
 import numpy as np
 from pytriton.decorators import batch
@@ -27,6 +28,8 @@ class Instance:
 
 def main() -> None:
     """Serve until stopped."""
+    # Triton embeds libpython: it must be this interpreter's, whose standard library it takes, not another's of 3.x.
+    os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
     config = TritonConfig(
         http_address="127.0.0.1",
         http_port=int(os.environ["BENCH_PORT"]),
