@@ -2,9 +2,11 @@
 
 import argparse
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,7 +22,8 @@ from bench.rounds import new_run, run_all
 from bench.table import markdown
 from bench.workload import SCENARIOS
 
-RESULTS = ROOT / "bench" / "results"
+RESULTS: Final = ROOT / "bench" / "results"
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "gpu":
         return gpu.main()
     if options.command == "report":
-        _publish(read(options.file), options.file.with_suffix(""))
+        run = read(options.file)
+        _publish(run, options.file.with_suffix(""))
+        print(markdown(run))
         return 0
     return _measure(options)
 
@@ -42,24 +47,36 @@ def _measure(options: argparse.Namespace) -> int:
     run = new_run(plan)
     expected_s = sum(plan.steps())
     print(f"about {expected_s / 60:.0f} min, and pip's time for environments that are not there yet")
-    environments = Environments(plan.folder / "venvs", {"ours": options.python})
-    interrupted = False
-    try:
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), refresh_per_second=1,
-        ) as progress:  # fmt: skip
-            task = progress.add_task("the models", total=expected_s)
-            run_all(plan, run, environments, lambda text, done_s: progress.update(
-                task, advance=done_s, **({"description": text} if text else {})
-            ))  # fmt: skip
-    except KeyboardInterrupt:
-        interrupted = True
+    environments = Environments(
+        plan.folder / "venvs", {"ours": Path(shutil.which(options.python) or options.python).absolute()}
+    )
+    is_whole = _run_with_progress(plan, run, environments, expected_s)
     stem = RESULTS / run.started.replace(":", "").removesuffix("+0000")
-    for path in (stem, RESULTS / "latest"):
+    for path in (stem, RESULTS / "latest") if is_whole else (stem,):
         write(run, path.with_suffix(".json"))
-    _publish(run, RESULTS / "latest")
-    return 130 if interrupted else 0
+        _publish(run, path)
+    print(markdown(run))
+    return 0 if is_whole else _INTERRUPTED
+
+
+def _run_with_progress(plan: Plan, run: Run, environments: Environments, expected_s: float) -> bool:
+    """Return False if Ctrl-C or SIGTERM ended it; `run` then holds what there was."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped on the way out
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=1,  # it draws on the cores that are measured
+    )
+    task = bar.add_task("the models", total=expected_s)
+    try:
+        with bar:
+            run_all(plan, run, environments, lambda step, done_s: bar.update(task, description=step, advance=done_s))
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -77,10 +94,8 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _publish(run: Run, stem: Path) -> None:
-    """Print the table; write it and the plot beside the JSON."""
-    text = markdown(run)
-    print(text)
-    stem.with_suffix(".md").write_text(text)
+    """Write the table and the plot beside the JSON."""
+    stem.with_suffix(".md").write_text(markdown(run))
     draw(run, stem.with_suffix(".png"))
 
 
@@ -99,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-curve", action="store_true", help="without the load curve that the plot is made of")
     parser.add_argument("--no-open-loop", action="store_true", help="without the open loop")
     parser.add_argument("--no-limit", action="store_true", help="without the limit, and the ratios that need it")
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="interpreter for our own service")
+    parser.add_argument("--python", default=sys.executable, help="interpreter for our own service")
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="models and environments (default .bench)")
     return parser
 

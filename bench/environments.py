@@ -28,7 +28,7 @@ class EnvironmentFailure(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """Finds the interpreter for a server. `interpreters` are those that are there already, by a server's name."""
+    """Finds the interpreter for a server. `interpreters`: those known already, by a server's name; it grows."""
 
     folder: Path
     interpreters: dict[str, Path]
@@ -45,6 +45,7 @@ class Environments:
             _run([sys.executable, "-m", "venv", "--clear", str(venv)])
             _run([str(python), "-m", "pip", "install", "--quiet", *server.requirements])
             stamp.write_text(wanted)
+        self.interpreters[server.name] = python
         return python
 
     def versions(self, server: Server) -> dict[str, str]:

@@ -36,7 +36,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("python -m bench gpu needs a CUDA GPU, and torch finds none here", file=sys.stderr)
         return 1
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {cudnn}")
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS.values():
             _measure_model(ensure_model(Path(folder), model), model)

@@ -1,7 +1,7 @@
 """The exported graphs in process: what answers are checked against, and what the limit is measured on.
 
-As plain as the runtimes allow, and on purpose not the service's own backends: what the service does better or worse than
-this is what the benchmark is to show.
+As plain as the runtimes allow, and on purpose not the service's own backends: what the service does better or worse
+than this is what the benchmark is to show.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Open loop: requests leave when the schedule says, whether or not earlier ones have been answered.
 
-A latency counts from the scheduled time, so a server that stalls pays for all who would have come meanwhile; wrk's closed
-loop would simply ask less (coordinated omission). Runs as a process of its own:
+A latency counts from the scheduled time, so a server that stalls pays for all who would have come meanwhile; wrk's
+closed loop would simply ask less (coordinated omission). Runs as a process of its own:
 `python -m bench.open_loop PORT RATE SECONDS constant|poisson FILE…`, each file one whole request.
 
 Cheap, since it shares the cores with the server: requests are prebuilt, an answer is searched for its status and length
@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 import uvloop
@@ -53,7 +53,7 @@ class Outcome:
 def schedule(arrivals: Arrivals, *, rate_per_s: float, seconds: float) -> NDArray[np.float64]:
     """When each request is due, in seconds from the start, ascending, all below `seconds`."""
     if arrivals == "constant":
-        return np.arange(0, seconds, 1 / rate_per_s)
+        return np.arange(0, seconds, 1 / rate_per_s, np.float64)
     rng = np.random.default_rng(SEED)
     gaps = rng.exponential(1 / rate_per_s, int(rate_per_s * seconds * 1.2 + 100))
     due = np.cumsum(gaps)
@@ -153,8 +153,7 @@ class _Connection(asyncio.Protocol):
         self._is_good = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._write = transport.write
+        self._write = cast(asyncio.Transport, transport).write
         self._generator.free.append(self)
 
     def send(self, request: bytes, due_s: float) -> None:
@@ -194,10 +193,13 @@ async def load(port: int, requests: Sequence[bytes], due_s: NDArray[np.float64])
     loop = asyncio.get_running_loop()
     start_s = time.monotonic() + _LEAD_S
     generator = Generator(requests, (due_s + start_s).tolist())
-    for _ in range(CONNECTIONS):
-        await loop.create_connection(lambda: _Connection(generator), "127.0.0.1", port)
+    opened = [
+        await loop.create_connection(lambda: _Connection(generator), "127.0.0.1", port) for _ in range(CONNECTIONS)
+    ]
     before_s = time.process_time()
     await generator.run()
+    for transport, _ in opened:
+        transport.close()
     latencies_ms = np.array(generator.latencies_s or [np.nan]) * 1e3
     late_ms = np.array(generator.late_s or [np.nan]) * 1e3
     return Outcome(

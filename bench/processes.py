@@ -1,4 +1,4 @@
-"""A server as a tree of processes: started in a session of its own, measured through /proc, ended with all its children.
+"""A server as a tree of processes: started in a session of its own, measured through /proc, ended as a whole.
 
 Linux only. Whatever happens in the `with` block, Ctrl-C included, nothing of the tree is left afterwards.
 """

@@ -1,4 +1,4 @@
-"""What a run has measured, and its JSON. Every figure is one measurement; medians and ratios are made in `table`, `targets`.
+"""What a run has measured, and its JSON. Every figure is one measurement: `table` and `targets` make the medians.
 
 Rounds count from 1. CPU seconds are of the measured time alone.
 """

@@ -14,11 +14,11 @@ from bench.models import ModelSize, ensure_model
 from bench.plan import Plan, cores
 from bench.registry import Server
 from bench.results import Failure, Run
-from bench.session import measure_server
+from bench.session import Subject, measure_server
 from bench.workload import models_named
 from model.bundle import Bundle
 
-Report = Callable[[str, float], None]  # what is done now, and the seconds that the step before it was expected to take
+Report = Callable[[str, float], object]  # what is done now, and the expected seconds of what is now behind
 
 
 def run_all(plan: Plan, run: Run, environments: Environments, report: Report) -> None:
@@ -33,12 +33,12 @@ def run_all(plan: Plan, run: Run, environments: Environments, report: Report) ->
             if plan.limit:
                 report(f"round {number}, {model.name}: the limit", 0)
                 _measure_limit(plan, run, number, model, bundle)
-                report("", next(steps))
+                report("…", next(steps))
             for server in plan.chosen_servers():
                 if server in servers:
                     report(f"round {number}, {model.name}: {server.title}", 0)
-                    _measure(plan, run, number, server, model, bundle, environments)
-                report("", next(steps))
+                    _measure(plan, run, Subject(number, server, model, bundle), environments.interpreter(server))
+                report("…", next(steps))
 
 
 def _measure_limit(plan: Plan, run: Run, number: int, model: ModelSize, bundle: Bundle) -> None:
@@ -51,14 +51,12 @@ def _measure_limit(plan: Plan, run: Run, number: int, model: ModelSize, bundle: 
         run.failures.append(Failure(number, "limit", model.name, "", "a process of it ended early"))
 
 
-def _measure(
-    plan: Plan, run: Run, number: int, server: Server, model: ModelSize, bundle: Bundle, environments: Environments
-) -> None:
+def _measure(plan: Plan, run: Run, subject: Subject, python: Path) -> None:
     """One server in one round; no failure of a server ends the run."""
     try:
-        measure_server(plan, run, number, server, model, bundle, environments)
+        measure_server(plan, run, subject, python)
     except (OSError, subprocess.SubprocessError) as error:
-        run.failures.append(Failure(number, server.name, model.name, "", f"{type(error).__name__}: {error}"))
+        run.failures.append(subject.failure("", f"{type(error).__name__}: {error}"))
 
 
 def _is_installed(server: Server, environments: Environments, run: Run, report: Report) -> bool:

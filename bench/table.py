@@ -61,7 +61,7 @@ def _of_limit(run: Run, model: str, scenario: Scenario) -> str:
 
 
 def _spread(values: Spread | None, form: str) -> str:
-    """`1,234 −3 +5 %`; without the percentages where there are none to speak of."""
+    """`1,234 -3 +5 %`; without the percentages where there are none to speak of."""
     if values is None:
         return _ABSENT
     text = form.format(values.median)
@@ -77,7 +77,7 @@ def targets(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         target, unit = verdict.target, f" {verdict.target.unit}" if verdict.target.unit else ""
         sign = "≥" if target.better == "higher" else "≤"
-        times = "" if unit else " ×"
+        times = "" if unit else " \N{MULTIPLICATION SIGN}"
         reached = _spread(verdict.reached, f"{{:.2f}}{unit}")
         bound = f"{sign} {target.bound:g}{unit}{times} {target.of}".rstrip()
         rows.append([target.model, target.scenario, bound, reached, _VERDICTS[verdict.is_met]])

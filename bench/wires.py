@@ -102,7 +102,7 @@ def _decode_v2(headers: Mapping[str, str], body: bytes) -> Probabilities:
 
 SIMPLE: Final = Wire("/v1/models/{model}/predict", _encode_simple, _decode_simple)
 SIMPLE_AT_PREDICT: Final = Wire("/predict", _encode_simple, _decode_simple)
-# What a server without a binary protocol of its own takes: uint32 B, then (B, T, F) float32; back come uint32 B, (B, K).
+# For a server without a binary protocol of its own: uint32 B, then (B, T, F) float32; back come uint32 B, (B, K).
 RAW: Final = Wire("/raw", _encode_raw, _decode_raw)
 V2: Final = Wire("/v2/models/{model}/infer", _encode_v2, _decode_v2)
 V2_BINARY: Final = Wire("/v2/models/{model}/infer", _encode_v2_binary, _decode_v2)

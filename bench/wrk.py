@@ -41,7 +41,11 @@ def run_wrk(port: int, scenario: Scenario, files: tuple[Path, ...], *, seconds: 
     before = _children_cpu_s()
     try:
         ran = subprocess.run(
-            [*command, *map(str, files)], capture_output=True, text=True, timeout=seconds + 2 * _REQUEST_TIMEOUT_S
+            [*command, *map(str, files)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 2 * _REQUEST_TIMEOUT_S,
         )
     except FileNotFoundError as error:
         raise WrkFailure("wrk is not installed: apt-get install wrk") from error

@@ -1,4 +1,4 @@
-"""LitServe: FastAPI in front, Python processes behind a queue; batches wait 1 ms (with 0 its processes spin when idle)."""
+"""LitServe: FastAPI in front, Python processes behind a queue. Batches wait 1 ms: with 0 its idle processes spin."""
 
 import os
 from typing import Any
