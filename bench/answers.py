@@ -1,5 +1,6 @@
 """Ask a server once, and hold what it answers against the graph run in process."""
 
+import contextlib
 import http.client
 import socket
 import time
@@ -14,7 +15,8 @@ from bench.wires import Wire
 TOLERANCE: Final = 1e-4
 _START_LIMIT_S: Final = 90.0
 _POLL_S: Final = 0.01
-_ANSWER_LIMIT_S: Final = 30.0
+_ANSWER_LIMIT_S: Final = 10.0
+_CHECKS: Final = 3  # mosec at times never answers the request that follows upon connections closed by wrk
 
 
 class WrongAnswer(RuntimeError):
@@ -29,6 +31,14 @@ def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
         response.begin()
         headers = {name.lower(): value for name, value in response.getheaders()}
         return response.status, headers, response.read()
+
+
+def _ask_again(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """`ask`, and again where nothing comes."""
+    for _ in range(_CHECKS - 1):
+        with contextlib.suppress(TimeoutError):
+            return ask(port, request)
+    return ask(port, request)
 
 
 def wait_until_ready(port: int, request: bytes, has_ended: Callable[[], bool]) -> None:
@@ -51,7 +61,7 @@ def wait_until_ready(port: int, request: bytes, has_ended: Callable[[], bool]) -
 def check(port: int, wire: Wire, request: bytes, expected: Array) -> None:
     """Raise `WrongAnswer` unless all probabilities are within `TOLERANCE` of `expected` `(B, K)`."""
     try:
-        status, headers, body = ask(port, request)
+        status, headers, body = _ask_again(port, request)
         if status != 200:
             raise WrongAnswer(f"status {status}: {body[:200]!r}")
         probabilities = wire.decode(headers, body)

@@ -1,8 +1,10 @@
 """The limit: what the exported graphs do in process, with no server around them, on the same cores in the same run.
 
 Of both runtimes, over the batch sizes, the best: one process a core, all at once, so that they contend for memory and
-clock as a server's workers do, each on one thread. For one connection it is one call of one sequence in one process. For
-mixed lengths it is the same sequences sorted by length and cut into batches, padded before the clock starts.
+clock as a server's workers do, each on one thread. For one connection it is one call of one sequence in one process.
+For mixed lengths it is the same sequences sorted by length and cut into batches, padded before the clock starts.
+
+The best of many short measurements is a little better than it could be for long: the error is in the limit's favour.
 """
 
 import multiprocessing
@@ -61,12 +63,8 @@ def measure_limit(
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(len(cores)), context.Queue()
     jobs = jobs_of(workloads)
-    workers = [
-        context.Process(
-            target=_work, args=(bundle.folder, model, jobs, core, cores[0], seconds_per_job, barrier, queue)
-        )
-        for core in cores
-    ]
+    meeting = _Meeting(cores[0], seconds_per_job, barrier, queue)
+    workers = [context.Process(target=_work, args=(bundle.folder, model, jobs, core, meeting)) for core in cores]
     try:
         for worker in workers:
             worker.start()
@@ -83,16 +81,17 @@ def measure_limit(
             worker.join()
 
 
-def _work(
-    folder: Path,
-    model: ModelSize,
-    jobs: list[_Job],
-    core: int,
-    first_core: int,
-    seconds: float,
-    barrier: Barrier,
-    queue: "Queue[_Outcome]",
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """What the processes share: they begin each job together; the one on the first core alone makes single calls."""
+
+    first_core: int
+    seconds: float
+    barrier: Barrier
+    outcomes: "Queue[_Outcome]"
+
+
+def _work(folder: Path, model: ModelSize, jobs: list[_Job], core: int, meeting: _Meeting) -> None:
     """One process: all jobs in turn, each begun by all processes together."""
     os.sched_setaffinity(0, {core})
     bundle = open_bundle(folder)
@@ -101,10 +100,10 @@ def _work(
         batches = _batches(bundle, model, job)
         for batch in batches[:3]:  # TorchScript compiles in its first runs
             graphs[job.runtime](batch)
-        barrier.wait(_STALL_LIMIT_S)
-        if job.workload != "single" or core == first_core:
-            queue.put(_measure(graphs[job.runtime], batches, job, seconds))
-        barrier.wait(_STALL_LIMIT_S)
+        meeting.barrier.wait(_STALL_LIMIT_S)
+        if job.workload != "single" or core == meeting.first_core:
+            meeting.outcomes.put(_measure(graphs[job.runtime], batches, job, meeting.seconds))
+        meeting.barrier.wait(_STALL_LIMIT_S)
 
 
 def _batches(bundle: Bundle, model: ModelSize, job: _Job) -> list[Padded]:

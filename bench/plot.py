@@ -1,6 +1,6 @@
 """The picture: latency against load. A curve a server, a point a number of connections, from 1 to 128.
 
-Right is more throughput, down is less latency. The shade goes from p50 up to p99.
+Right is more throughput, down is less latency: p50 above, p99 below.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,11 @@ from bench.results import Run, spread
 from bench.workload import CURVE_CONNECTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours, which the colour-blind tell apart; ours is the strongest.
 COLOURS: Final = {
@@ -24,6 +28,25 @@ COLOURS: Final = {
     "litserve": "#CC79A7",
 }
 _INK: Final = "#333333"
+_DOTS_PER_INCH: Final = 160  # 1,600 pixels wide for two models: what a README shows at most, twice
+_NEAR: Final = 4.0
+_OVERHANG: Final = 4.0
+# Where a name may stand beside its point: points right and up, and which end of it is meant; the best first.
+_PLACES: Final = tuple(
+    (right, up, side)
+    for up in (0, 9, -9, 18, -18, 27, -27, 36, -36)
+    for right, side in ((8, "left"), (-8, "right"), (0, "center"))
+    if up or side != "center"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One of a curve's percentiles: what a panel shows."""
+
+    server: str
+    rates: tuple[float, ...]
+    latency_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,79 +83,111 @@ def curves(run: Run, model: str) -> tuple[Curve, ...]:
 
 def draw(run: Run, path: Path) -> bool:
     """Write the PNG; return False, writing nothing, if the run has no load curve."""
-    panels = [(model, found) for model in run.settings["models"] if (found := curves(run, model))]
-    if not panels:
+    columns = [(model, found) for model in run.settings["models"] if (found := curves(run, model))]
+    if not columns:
         return False
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    with plt.rc_context(
-        {"font.size": 9, "font.family": "DejaVu Sans", "text.color": _INK, "axes.edgecolor": "#888888"}
-    ):
-        figure, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.3), squeeze=False, layout="constrained")
-        for axes, (model, found) in zip(row[0], panels, strict=True):
-            _draw_panel(axes, run, model, found)
-        row[0][0].set_ylabel("latency, ms: p50, shaded up to p99")
-        figure.savefig(path, dpi=170)
+    with plt.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "text.color": _INK, "axes.labelcolor": _INK}):
+        size = (5 * len(columns), 7)
+        figure, grid = plt.subplots(2, len(columns), figsize=size, squeeze=False, sharex="col", layout="constrained")
+        for column, (model, found) in enumerate(columns):
+            for axes, percentile in zip(grid[:, column], ("p50", "p99"), strict=True):
+                lines = [
+                    Line(curve.server, curve.rates, curve.p50_ms if percentile == "p50" else curve.p99_ms)
+                    for curve in found
+                ]
+                _draw_panel(axes, lines, title=f"{model}, {percentile}")
+            _mark_limit(grid[:, column], run, model)
+            grid[1][column].set_xlabel("sequences/s, one a request, JSON, at 1 to 128 connections")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("latency, ms")
+        figure.canvas.draw()  # settles the layout, which the labels' places depend on
+        for axes in grid.flat:
+            _label(axes)
+        figure.savefig(path, dpi=_DOTS_PER_INCH)
         plt.close(figure)
     return True
 
 
-def _draw_panel(axes: "Axes", run: Run, model: str, found: tuple[Curve, ...]) -> None:
+def _draw_panel(axes: "Axes", lines: list[Line], *, title: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for curve in found:
-        is_ours = curve.server == "ours"
-        style = {"color": COLOURS[curve.server], "zorder": 3 if is_ours else 2}
-        axes.fill_between(curve.rates, curve.p50_ms, curve.p99_ms, alpha=0.10, linewidth=0, **style)
-        axes.plot(curve.rates, curve.p50_ms, marker="o", markersize=3.5, linewidth=2.4 if is_ours else 1.4, **style)
-    limits = [point.sequences_per_s for number in run.rounds if (point := run.limit(number, model, "fixed"))]
-    _finish_axes(axes, model, found)
-    if (best := spread(limits)) and best.median < axes.get_xlim()[1]:
-        axes.axvline(best.median, color=_INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-        axes.annotate(
-            "limit", (best.median, axes.get_ylim()[1]), (-3, -3), textcoords="offset points", ha="right", va="top"
+    for line in lines:
+        is_ours = line.server == "ours"
+        axes.plot(
+            line.rates,
+            line.latency_ms,
+            color=COLOURS[line.server],
+            label=line.server,
+            linewidth=2.4 if is_ours else 1.3,
+            marker="o",
+            markersize=4 if is_ours else 3,
+            zorder=3 if is_ours else 2,
         )
-    _label(axes, found)
-
-
-def _finish_axes(axes: "Axes", model: str, found: tuple[Curve, ...]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    rates = [rate for curve in found for rate in curve.rates]
-    axes.set_xlim(min(rates) / 1.3, max(rates) * 3.2)  # room for the labels
-    axes.set_title(model, loc="left", fontweight="bold")
-    axes.set_xlabel("sequences/s, one a request, JSON, 1 to 128 connections")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.margins(x=0.16, y=0.1)  # room for the names at the curves' ends
+    axes.set_title(title, loc="left", fontweight="bold")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major", color="#DDDDDD", linewidth=0.6)
+    axes.grid(which="minor", color="#F2F2F2", linewidth=0.4)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", color="#BBBBBB")
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(which="both", color="#BBBBBB", labelcolor=_INK)
 
 
-def _label(axes: "Axes", found: tuple[Curve, ...]) -> None:
-    """Each server's name beside its curve's end, pushed apart where two would touch."""
-    ends = (
-        sorted((float(axes.transData.transform((curve.rates[-1], curve.p50_ms[-1]))[1]), curve) for curve in found)
-        if len(found) == 1
-        else sorted(
-            ((float(axes.transData.transform((curve.rates[-1], curve.p50_ms[-1]))[1]), curve) for curve in found),
-            key=lambda end: end[0],
-        )
-    )
-    line, lowest = 13.0 * axes.figure.dpi / 72, float("-inf")
-    for height, curve in ends:
-        wanted = max(height, lowest + line)
-        lowest = wanted
-        axes.annotate(
-            SERVERS[curve.server].title,
-            (curve.rates[-1], curve.p50_ms[-1]),
-            (8, (wanted - height) * 72 / axes.figure.dpi),
+def _mark_limit(column: "Iterable[Axes]", run: Run, model: str) -> None:
+    """A line at the rate of the graph in process, where that is not far beyond all servers."""
+    best = spread(point.sequences_per_s for number in run.rounds if (point := run.limit(number, model, "fixed")))
+    for axes in column:
+        if best and best.median < _NEAR * axes.get_xlim()[1]:
+            axes.axvline(best.median, color=_INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+            place = (best.median, axes.get_ylim()[1])
+            axes.annotate("limit", place, (-3, -3), textcoords="offset points", ha="right", va="top")
+
+
+def _label(axes: "Axes") -> None:
+    """Write each server's name at its curve's end, where it hides the fewest points and no other name."""
+    from matplotlib.patheffects import withStroke
+
+    curves = [line for line in axes.get_lines() if line.get_label() in COLOURS]
+    points = [tuple(point) for line in curves for point in axes.transData.transform(line.get_xydata())]
+    taken: list[Bbox] = []
+    for line in sorted(curves, key=lambda line: -float(line.get_xdata()[-1])):  # on the right there is the least room
+        name = str(line.get_label())
+        end = line.get_xydata()[-1]
+        text = axes.annotate(
+            SERVERS[name].title,
+            end,
+            (0, 0),
             textcoords="offset points",
-            color=COLOURS[curve.server],
-            fontweight="bold" if curve.server == "ours" else "normal",
+            color=COLOURS[name],
+            fontweight="bold" if name == "ours" else "normal",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
             va="center",
+            zorder=4,
         )
+
+        def cost(place: tuple[int, int, str], text: "Annotation" = text) -> float:
+            box = _move(text, place)
+            hidden = sum(bool(box.contains(*point)) for point in points)
+            outside = sum(not axes.bbox.padded(_OVERHANG).contains(*corner) for corner in box.corners())
+            overlaps = sum(bool(box.overlaps(other)) for other in taken)
+            return hidden + abs(place[1]) / 12 + 50 * (overlaps + outside)
+
+        taken.append(_move(text, min(_PLACES, key=cost)))
+
+
+def _move(text: "Annotation", place: tuple[int, int, str]) -> "Bbox":
+    """Put `text` at an offset from its point; return the box, in pixels, that it then covers."""
+    text.set_position(place[:2])
+    text.set_horizontalalignment(place[2])
+    return text.get_window_extent().padded(2)
