@@ -43,7 +43,6 @@ class Subject:
     def environ(self, port: int) -> dict[str, str]:
         """What `bench/servers/` reads, and what the server itself does."""
         return {
-            "ORT_DISABLE_TELEMETRY": "1",
             "BENCH_MODEL": str(self.bundle.folder / ONNX),
             "BENCH_NAME": self.model.name,
             "BENCH_FEATURES": str(self.model.input_size),

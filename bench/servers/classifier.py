@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime >= 1.29 calls home when it is imported
+
+import onnxruntime as ort
 
 MAX_BATCH_SIZE: Final = 64  # requests in one batch
 INSTANCES: Final = 2
