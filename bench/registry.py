@@ -14,7 +14,7 @@ HERE: Final = Path(__file__).parent / "servers"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server. In `arguments` and `environ`, `{port}`, `{repository}` and `{model}` are filled in at the start.
+    """A server. `{port}` in `arguments` and `environ`, and `{repository}` in `arguments`, are filled in at the start.
 
     `environment` names the folder of its interpreter, `requirements` what pip puts there; without an environment, it
     is the interpreter given by `--python`. `distributions` are those whose versions are worth a note. `scenarios`: the

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from bench import ROOT
 from bench.environments import EnvironmentFailure, Environments
 from bench.limit import measure_limit
 from bench.models import ModelSize, ensure_model
@@ -18,6 +19,7 @@ from bench.session import Subject, measure_server
 from bench.workload import models_named
 from model.bundle import Bundle
 
+_CPU_INFO: Final = Path("/proc/cpuinfo")
 Report = Callable[[str, float], object]  # what is done now, and the expected seconds of what is now behind
 
 
@@ -75,17 +77,23 @@ def new_run(plan: Plan) -> Run:
     return Run(started, describe_machine(), plan.settings())
 
 
-_CPU_INFO: Final = Path("/proc/cpuinfo")
-
-
 def describe_machine() -> dict[str, str]:
     """What the figures depend on; nothing that names the machine."""
     models = [line.split(":", 1)[1].strip() for line in _CPU_INFO.read_text().splitlines() if "model name" in line]
-    wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout.split(" Copyright")[0]
+    revision = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": str(cores()),
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
-        "wrk": wrk.strip(),
+        "wrk": _said("wrk", "-v").split(" Copyright")[0].removeprefix("wrk "),
+        "revision": _said(*revision),
     }
+
+
+def _said(*command: str) -> str:
+    """What `command` prints, whatever its status; nothing if it is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
