@@ -4,10 +4,12 @@ Right is more throughput, down is less latency: p50 above, p99 below.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.registry import SERVERS
+import numpy as np
+
 from bench.results import Run, spread
 from bench.workload import CURVE_CONNECTIONS
 
@@ -27,10 +29,20 @@ COLOURS: Final = {
     "triton": "#009E73",
     "litserve": "#CC79A7",
 }
+NAMES: Final = {
+    "ours": "lstm-serve",
+    "fastapi": "FastAPI",
+    "fastapi-async": "FastAPI async",
+    "mosec": "mosec",
+    "triton": "Triton",
+    "litserve": "LitServe",
+}
 _INK: Final = "#333333"
 _DOTS_PER_INCH: Final = 160  # 1,600 pixels wide for two models: what a README shows at most, twice
 _NEAR: Final = 4.0
 _OVERHANG: Final = 4.0
+_SAMPLES: Final = 20  # of a line between two points
+_END_WEIGHT: Final = 5.0  # a name over another curve's end would seem to be that curve's
 # Where a name may stand beside its point: points right and up, and which end of it is meant; the best first.
 _PLACES: Final = tuple(
     (right, up, side)
@@ -155,17 +167,23 @@ def _mark_limit(column: "Iterable[Axes]", run: Run, model: str) -> None:
 
 
 def _label(axes: "Axes") -> None:
-    """Write each server's name at its curve's end, where it hides the fewest points and no other name."""
+    """Write each server's name at its curve's end, where it hides the least of the curves and no other name."""
     from matplotlib.patheffects import withStroke
 
     curves = [line for line in axes.get_lines() if line.get_label() in COLOURS]
-    points = [tuple(point) for line in curves for point in axes.transData.transform(line.get_xydata())]
+    inked = [
+        tuple(point)
+        for line in curves
+        for start, end in pairwise(axes.transData.transform(line.get_xydata()))
+        for point in np.linspace(start, end, _SAMPLES)
+    ]
+    ends = [tuple(axes.transData.transform(line.get_xydata()[-1])) for line in curves]
     taken: list[Bbox] = []
     for line in sorted(curves, key=lambda line: -float(line.get_xdata()[-1])):  # on the right there is the least room
         name = str(line.get_label())
         end = line.get_xydata()[-1]
         text = axes.annotate(
-            SERVERS[name].title,
+            NAMES[name],
             end,
             (0, 0),
             textcoords="offset points",
@@ -178,10 +196,11 @@ def _label(axes: "Axes") -> None:
 
         def cost(place: tuple[int, int, str], text: "Annotation" = text) -> float:
             box = _move(text, place)
-            hidden = sum(bool(box.contains(*point)) for point in points)
+            hidden = sum(bool(box.contains(*point)) for point in inked) / _SAMPLES
+            hidden += _END_WEIGHT * sum(bool(box.contains(*point)) for point in ends)
             outside = sum(not axes.bbox.padded(_OVERHANG).contains(*corner) for corner in box.corners())
             overlaps = sum(bool(box.overlaps(other)) for other in taken)
-            return hidden + abs(place[1]) / 12 + 50 * (overlaps + outside)
+            return 3 * hidden + abs(place[1]) / 12 + 50 * (overlaps + outside)
 
         taken.append(_move(text, min(_PLACES, key=cost)))
 
