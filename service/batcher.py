@@ -191,7 +191,9 @@ class Batcher:
     def _admit(self, parts: Sequence[_Part]) -> None:
         """Count a request into the queue, or refuse it."""
         limits = self._queue_limits
-        rows, steps = sum([part.rows for part in parts]), sum([part.steps for part in parts])
+        rows, steps = parts[0].rows, parts[0].steps
+        for part in parts[1:]:
+            rows, steps = rows + part.rows, steps + part.steps
         if self._closed is not None:
             raise Unavailable("the model is being unloaded")
         if rows > limits.max_rows or steps > limits.max_steps:
@@ -199,9 +201,9 @@ class Batcher:
             raise TooLarge(f"{rows} sequences of {steps} time steps together in one request, {allowed} may wait")
         if not self._has_room(rows, steps):
             self._purge()
-        if not self._has_room(rows, steps):
-            waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
-            raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
+            if not self._has_room(rows, steps):
+                waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
+                raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
         self._count_waiting(rows, steps)
 
     def _has_room(self, rows: int, steps: int) -> bool:

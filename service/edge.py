@@ -8,11 +8,9 @@ takes every request, and hands on to the FastAPI app what is not inference.
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
 from time import perf_counter
 from typing import Protocol
 
@@ -37,6 +35,7 @@ from service.http import (
     Message,
     Receive,
     Request,
+    RequestIds,
     Response,
     Scope,
     Send,
@@ -129,8 +128,7 @@ class Edge:
         self._keys = keys
         self._metrics = metrics
         self._readiness = readiness
-        self._ids_begin = os.urandom(8).hex()
-        self._ids = count(1)
+        self._ids = RequestIds()
 
     def inference_api(self, path: str) -> InferenceApi | None:
         """The API in which a request to `path` asks for an inference; None if it does not."""
@@ -198,7 +196,7 @@ class Edge:
     def _exchange(self, request: Request, api: str) -> Exchange:
         request_id = request.header(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = f"{self._ids_begin}{next(self._ids):016x}".encode()
+            request_id = self._ids.make().encode()
         exchange = Exchange(request, request_id, api=api)
         if self._readiness.drains:
             exchange.headers.append(CLOSE)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from time import perf_counter
 
 import numpy as np
@@ -92,6 +93,7 @@ def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
 
 
 _PROBABILITIES = frozenset({"probabilities"})
+_SERIALS = count()
 
 
 # Called with what a submission came to.
@@ -160,6 +162,7 @@ class Engine:
     """Answers for one model version. Belongs to the event loop that it was made on."""
 
     def __init__(self, loaded: Loaded, *, limits: EngineLimits, metrics: Metrics) -> None:
+        self.serial = next(_SERIALS)  # no other engine of this process ever has the same
         self.manifest = loaded.bundle.manifest
         self.examples = loaded.examples
         self.backend = loaded.backend

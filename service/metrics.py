@@ -32,7 +32,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.statistics import Statistics, collect_statistics
-from service.timing import STAGES, Timing
+from service.timing import STAGES, Timing, marks_of
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -359,8 +359,8 @@ class ModelMetrics:
         self._all.confidence.observe_all(probabilities.max(axis=1).astype(np.float64))
 
     def _book_timings(self, timings: list[Timing]) -> None:
-        stages = np.array([timing.stages_s() for timing in timings])  # (N, 6)
-        durations = np.array([timing.duration_s for timing in timings])
+        marks = np.array([marks_of(timing) for timing in timings])  # (N, 7)
+        stages, durations = np.diff(marks), marks[:, -1] - marks[:, 0]
         self._all.request_duration.observe_all(durations)
         self._success.observe_all(durations)
         for column, of_all, of_model in zip(stages.T, self._all.stages, self._stages, strict=True):

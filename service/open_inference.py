@@ -21,8 +21,6 @@ from service.tensors import encode_json
 
 BINARY_HEADER: Final = b"inference-header-content-length"
 
-_MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 2048
-
 Parameters = dict[str, str | int | float | bool]
 
 
@@ -46,7 +44,7 @@ class DescribedInput:
     values: NDArray[Any] | None
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Description:
     """The JSON of a request. `outputs` is empty when the client leaves the choice to the model."""
 
@@ -54,11 +52,6 @@ class Description:
     parameters: Parameters
     inputs: tuple[DescribedInput, ...]
     outputs: tuple[RequestedOutput, ...]
-
-    @property
-    def all_binary(self) -> bool:
-        """Whether it holds no tensor itself: then other requests may have the same."""
-        return all(entry.values is None for entry in self.inputs)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,15 +63,10 @@ class InferRequest:
 
 
 class InferDecoder:
-    """Decodes infer requests. Holds a JSON parser's buffers, so one a thread.
-
-    Clients that send their tensors as binary data send the same JSON in front of them again and again: what was read
-    once is known by its bytes, until there is too much of it.
-    """
+    """Decodes infer requests. Holds a JSON parser's buffers, so one a thread."""
 
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
-        self._known: dict[bytes, Description] = {}
 
     def decode(self, body: bytes, *, header_length: int | None) -> InferRequest:
         """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` on any fault."""
@@ -86,14 +74,7 @@ class InferDecoder:
             header_length = len(body)
         if not 0 < header_length <= len(body):
             raise InvalidRequest(f"Inference-Header-Content-Length: {header_length}, the body has {len(body)} bytes")
-        content = body[:header_length]
-        description = self._known.get(content)
-        if description is None:
-            description = self._describe(content)
-            if description.all_binary and len(content) <= _MAX_KNOWN_BYTES:
-                if len(self._known) == _MAX_KNOWN:
-                    self._known.clear()
-                self._known[content] = description
+        description = self._describe(body[:header_length])
         return InferRequest(description, _read_tensors(description.inputs, memoryview(body)[header_length:]))
 
     def _describe(self, content: bytes) -> Description:
@@ -259,16 +240,25 @@ def encode_response(
     """
     described, blobs = [], []
     for tensor, binary in outputs:
-        document: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if binary:
             blob = to_bytes(tensor)
-            document["parameters"] = {"binary_data_size": len(blob)}
+            described.append(describe_binary(tensor.name, tensor.datatype, tensor.values.shape, len(blob)))
             blobs.append(blob)
         else:
-            document["data"] = _to_json(tensor)
-        described.append(document)
-    header = encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": described})
+            document = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
+            described.append({**document, "data": _to_json(tensor)})
+    header = encode_header(model=model, version=version, request_id=request_id, outputs=described)
     return b"".join([header, *blobs]), len(header) if blobs else None
+
+
+def describe_binary(name: str, datatype: str, shape: Sequence[int], size: int) -> dict[str, Any]:
+    """What the JSON says of an output whose `size` bytes of binary data follow it."""
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+
+
+def encode_header(*, model: str, version: str, request_id: str, outputs: Sequence[dict[str, Any]]) -> bytes:
+    """The JSON of an answer."""
+    return encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": outputs})
 
 
 def _to_json(tensor: Tensor) -> object:

@@ -9,7 +9,7 @@ A client sends the same request line and headers again and again: heads that wer
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from service.app import Service
 from service.edge import Exchange, InferenceApi
 from service.errors import ClientGone, InvalidRequest, ServiceError
-from service.http import CLOSE, Header, Response, error_response, find_header
+from service.http import CLOSE, Header, Response, error_response
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
@@ -47,7 +47,8 @@ class Head:
     api: InferenceApi
     method: str
     path: str
-    headers: Sequence[Header]
+    headers: Mapping[bytes, bytes]  # of one that came twice the first
+    lines: int
     content_length: int
     keep_alive: bool
 
@@ -69,7 +70,7 @@ class KnownHeads:
         none is the continuation of another.
         """
         lines = content.count(b"\r\n")
-        is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == len(head.headers)
+        is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
         if is_plain and len(content) <= _MAX_HEAD_BYTES:
             if len(self._heads) == _MAX_HEADS:
                 self._heads.clear()
@@ -106,7 +107,7 @@ class Inference:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
-        return find_header(self.head.headers, name)
+        return self.head.headers.get(name)
 
     def feed(self, piece: bytes) -> None:
         """Take more of the body."""
@@ -241,16 +242,18 @@ class Protocol(HttpToolsProtocol):
         api = self._edge.inference_api(path)
         if api is None or self.expect_100_continue or self.parser.should_upgrade():
             return None
-        length = find_header(self.headers, b"content-length")
-        if length is None or not length.isdigit() or int(length) > self._max_body_bytes:
+        headers = dict(reversed(self.headers))
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or int(length) > self._max_body_bytes or b"content-encoding" in headers:
             return None
-        if self.parser.get_http_version() != "1.1" or find_header(self.headers, b"content-encoding") is not None:
+        if self.parser.get_http_version() != "1.1":
             return None
         return Head(
             api,
             self.parser.get_method().decode("ascii"),
             unquote(path) if "%" in path else path,
-            self.headers,
+            headers,
+            len(self.headers),
             int(length),
             self.parser.should_keep_alive(),
         )
@@ -262,8 +265,7 @@ class Protocol(HttpToolsProtocol):
     def _answer(self) -> None:
         inference = cast("Inference", self._inference)
         respond = partial(self._respond, inference)
-        exchange = self._edge.begin(inference, inference.body, inference.head.api, respond)
-        inference.exchange = exchange
+        inference.exchange = self._edge.begin(inference, inference.body, inference.head.api, respond)
 
     def _respond(self, inference: Inference, response: Response) -> None:
         self._inference = None

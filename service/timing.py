@@ -5,6 +5,8 @@ their sum is the request's duration by construction.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
 from time import perf_counter
 
 STAGES = ("decode", "queue", "compute_input", "compute_infer", "compute_output", "encode")
@@ -47,26 +49,21 @@ class Timing:
 
     def stages_s(self) -> tuple[float, ...]:
         """Seconds in each of `STAGES`, in order."""
-        return (
-            self.decoded - self.received,
-            self.dispatched - self.decoded,
-            self.prepared - self.dispatched,
-            self.inferred - self.prepared,
-            self.completed - self.inferred,
-            self.encoded - self.completed,
-        )
+        return tuple(end - begin for begin, end in pairwise(marks_of(self)))
 
     def header(self) -> bytes:
         """The stages as a `Server-Timing` header's value, in milliseconds (W3C Server Timing)."""
-        decode, queue, compute_input, compute_infer, compute_output, encode = self.stages_s()
+        received, decoded, dispatched, prepared, inferred, completed, encoded = marks_of(self)
         return _HEADER % (
-            decode * 1e3,
-            queue * 1e3,
-            compute_input * 1e3,
-            compute_infer * 1e3,
-            compute_output * 1e3,
-            encode * 1e3,
+            (decoded - received) * 1e3,
+            (dispatched - decoded) * 1e3,
+            (prepared - dispatched) * 1e3,
+            (inferred - prepared) * 1e3,
+            (completed - inferred) * 1e3,
+            (encoded - completed) * 1e3,
         )
 
 
+# The marks of a `Timing` in order: one more than there are stages.
+marks_of = attrgetter("received", "decoded", "dispatched", "prepared", "inferred", "completed", "encoded")
 _HEADER = b", ".join(stage.encode() + b";dur=%.3f" for stage in STAGES)
