@@ -18,10 +18,10 @@ import numpy as np
 
 from bench.models import MODELS, ModelSize, ensure_model
 from model.bundle import Bundle
-from service.backends import Backend, BackendError, BackendName, Batch, Runtime, load_backend
+from service.backends import Backend, BackendError, Batch, Runtime, RuntimeName, load_backend
 
 BATCH_SIZES: Final = tuple(4**power for power in range(7))  # 1 to 4096
-RUNTIMES: Final[tuple[BackendName, ...]] = ("onnx", "torchscript")
+RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnx", "torchscript")
 _WARM_UP_RUNS: Final = 5
 _RUNS: Final = 30
 
@@ -48,7 +48,7 @@ def _measure_model(bundle: Bundle, model: ModelSize) -> None:
     calls: dict[str, Callable[[int], Callable[[], object]]] = {"cuDNN": partial(_bare_call, model)}
     for name in RUNTIMES:
         try:
-            backend = load_backend(bundle, Runtime(name, "cuda", threads=1))
+            backend = load_backend(bundle, name, Runtime((name,), "cuda", threads=1))
         except BackendError as error:
             print(f"{name}: {error}")
             continue

@@ -6,9 +6,10 @@ Right is more throughput, down is less latency: p50 above, p99 below.
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.results import Run, spread
 from bench.workload import CURVE_CONNECTIONS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -44,10 +46,12 @@ _OVERHANG: Final = 4.0
 _SAMPLES: Final = 20  # of a line between two points
 _END_WEIGHT: Final = 5.0  # a name over another curve's end would seem to be that curve's
 # Where a name may stand beside its point: points right and up, and which end of it is meant; the best first.
-_PLACES: Final = tuple(
+Place = tuple[int, int, Literal["left", "center", "right"]]
+_SIDES: Final[tuple[tuple[int, Literal["left", "center", "right"]], ...]] = ((8, "left"), (-8, "right"), (0, "center"))
+_PLACES: Final[tuple[Place, ...]] = tuple(
     (right, up, side)
     for up in (0, 9, -9, 18, -18, 27, -27, 36, -36)
-    for right, side in ((8, "left"), (-8, "right"), (0, "center"))
+    for right, side in _SIDES
     if up or side != "center"
 )
 
@@ -174,17 +178,17 @@ def _label(axes: "Axes") -> None:
     inked = [
         tuple(point)
         for line in curves
-        for start, end in pairwise(axes.transData.transform(line.get_xydata()))
+        for start, end in pairwise(axes.transData.transform(_points(line)))
         for point in np.linspace(start, end, _SAMPLES)
     ]
-    ends = [tuple(axes.transData.transform(line.get_xydata()[-1])) for line in curves]
+    ends = [tuple(axes.transData.transform(_points(line)[-1])) for line in curves]
     taken: list[Bbox] = []
-    for line in sorted(curves, key=lambda line: -float(line.get_xdata()[-1])):  # on the right there is the least room
+    for line in sorted(curves, key=lambda line: -float(_points(line)[-1, 0])):  # on the right there is the least room
         name = str(line.get_label())
-        end = line.get_xydata()[-1]
+        x, y = _points(line)[-1].tolist()
         text = axes.annotate(
             NAMES[name],
-            end,
+            (x, y),
             (0, 0),
             textcoords="offset points",
             color=COLOURS[name],
@@ -194,7 +198,7 @@ def _label(axes: "Axes") -> None:
             zorder=4,
         )
 
-        def cost(place: tuple[int, int, str], text: "Annotation" = text) -> float:
+        def cost(place: Place, text: "Annotation" = text) -> float:
             box = _move(text, place)
             hidden = sum(bool(box.contains(*point)) for point in inked) / _SAMPLES
             hidden += _END_WEIGHT * sum(bool(box.contains(*point)) for point in ends)
@@ -205,7 +209,12 @@ def _label(axes: "Axes") -> None:
         taken.append(_move(text, min(_PLACES, key=cost)))
 
 
-def _move(text: "Annotation", place: tuple[int, int, str]) -> "Bbox":
+def _points(line: "Line2D") -> NDArray[np.float64]:
+    """The points of a curve (N, 2)."""
+    return np.asarray(line.get_xydata(), np.float64)
+
+
+def _move(text: "Annotation", place: Place) -> "Bbox":
     """Put `text` at an offset from its point; return the box, in pixels, that it then covers."""
     text.set_position(place[:2])
     text.set_horizontalalignment(place[2])

@@ -164,6 +164,10 @@ class Edge:
             exchange.pending.cancel()
             exchange.respond(self._refuse(exchange, error))
 
+    def refuse(self, request: Request, api: InferenceApi, error: ServiceError) -> Response:
+        """Book a request that never came in full; return the answer to it."""
+        return self._refuse(self._exchange(request, api.name), error)
+
     async def infer(self, request: AsgiRequest, api: InferenceApi) -> Response:
         """Read the body of a request to a path of which `api` is the `inference_api`; answer and book it."""
         exchange = self._exchange(request, api.name)

@@ -223,9 +223,14 @@ class Protocol(HttpToolsProtocol):
             self.give_up(ClientGone("the client left before its answer was ready"))
 
     def give_up(self, error: ServiceError) -> None:
-        """Answer with `error` what is being answered on the short way."""
-        if self._inference is not None and self._inference.exchange is not None:
-            self._edge.give_up(self._inference.exchange, error)
+        """Answer with `error` what is being received or answered on the short way."""
+        inference = self._inference
+        if inference is None:
+            return
+        if inference.exchange is None:
+            self._respond(inference, self._edge.refuse(inference, inference.head.api, error))
+        else:
+            self._edge.give_up(inference.exchange, error)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with an error of the shape that all errors have."""

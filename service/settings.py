@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
     @property
     def num_workers(self) -> int:
-        """Processes to serve with: `workers`, or one a CPU. On a GPU more than one would only get in each other's way."""
+        """Processes to serve with: `workers`, or one a CPU; on a GPU they would get in each other's way."""
         may_use_gpu = self.device == "cuda" or (self.device == "auto" and _NVIDIA_DEVICE.exists())
         return self.workers or (1 if may_use_gpu else available_cpus())
 
