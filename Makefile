@@ -9,12 +9,13 @@ REPOSITORY := $(or $(LSTM_REPOSITORY),bundles)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check clean
+.PHONY: help run test check bench clean
 
 help:
 	@echo "make run    install, train the two default models if there is none, serve on http://127.0.0.1:8000"
 	@echo "make test   install, then linter, types and the whole test suite"
 	@echo "make check  formatter, linter, strict types"
+	@echo "make bench  install, then measure the service beside other servers: half an hour; needs wrk. BENCH=--quick: 10 min"
 
 run: $(VENV)/installed-train
 	@ls $(REPOSITORY)/*/*/manifest.json >/dev/null 2>&1 || for dataset in JapaneseVowels reference; do \
@@ -29,8 +30,11 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench $(BENCH)
+
 clean:
-	rm -rf $(VENV) $(VENV)-clients build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -30,11 +30,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except OSError as error:
         logger.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror or error)
         return 1
-    readiness, control = Readiness(settings.workers), Control(settings.workers)
-    if settings.workers == 1:
+    count = settings.num_workers
+    readiness, control = Readiness(count), Control(count)
+    if count == 1:
         return _serve(settings, listener, readiness, control, loads_first=False)
     workers = Workers(
-        settings.workers,
+        count,
         lambda _, replaces: _serve(settings, listener, readiness, control, loads_first=replaces),
         listener=listener,
         readiness=readiness,

@@ -2,8 +2,6 @@
 which describes the models, are FastAPI routes.
 """
 
-import asyncio
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -15,12 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from model.bundle import Epoch, Examples, Stage
 from service import openapi
 from service.backends import Array, BackendName, DeviceName
-from service.engine import Engine, Query
-from service.http import Request, Response
+from service.engine import Engine, Prediction, Query
+from service.http import Asked, Request, Response
 from service.registry import Registry
 from service.settings import Settings
 from service.tensors import PredictDecoder, encode_json
-from service.timing import Timing
 from service.trace import Layer
 
 
@@ -28,11 +25,11 @@ class PredictApi:
     """Answers predict requests: bytes to a `Query`, one call of the engine, a `Prediction` to bytes."""
 
     name: Final = "v1"
+    verb: Final = "predict"
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._timeout_s = settings.request_timeout_ms / 1e3
-        self._max_body_bytes = settings.max_body_bytes
         self._decoder = PredictDecoder()
 
     def route(self, path: str) -> Engine | None:
@@ -49,20 +46,18 @@ class PredictApi:
                 return self._registry.find(name, version)
         return None
 
-    async def answer(self, request: Request, engine: Engine) -> Response:
-        """Answer one request; raise a `ServiceError` for whatever goes wrong."""
-        body = await request.body(max_bytes=self._max_body_bytes)
-        timing = Timing.start()
+    def read(self, request: Request, body: bytes, engine: Engine) -> Asked:  # noqa: ARG002  # V2 needs headers
+        """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
         decoded = self._decoder.decode(body, input_size=engine.manifest.input_size)
         query = Query(decoded.sequences, self._timeout_s, trace=decoded.trace)
-        async with request.cancelled_when_gone():
-            prediction = await engine.predict(query, timing)
-            document = _prediction_document(engine, prediction.probabilities)
-            if prediction.traces is not None:
-                document["traces"] = await asyncio.to_thread(_encode_traces, prediction.traces)
-        answer = encode_json(document)
-        timing.encoded = perf_counter()
-        return Response(200, answer, timing=timing)
+        return Asked(query, is_large=decoded.trace is not None)
+
+    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:  # noqa: ARG002
+        """Encode one answer. A large one is encoded in a thread."""
+        document = _prediction_document(engine, prediction.probabilities)
+        if prediction.traces is not None:
+            document["traces"] = _encode_traces(prediction.traces)
+        return Response(200, encode_json(document))
 
 
 def _prediction_document(engine: Engine, probabilities: Array) -> dict[str, Any]:

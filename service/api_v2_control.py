@@ -51,7 +51,7 @@ class ControlApi:
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
-        self._workers = settings.workers
+        self._workers = settings.num_workers
 
     def router(self) -> APIRouter:
         """The routes."""

@@ -77,7 +77,7 @@ class DescribeApi:
 
     async def v2_server(self) -> Json:
         """Name the server, and the extensions of the protocol that work."""
-        logging = ("logging",) if self._settings.workers == 1 else ()
+        logging = ("logging",) if self._settings.num_workers == 1 else ()
         return {
             "name": "lstm-serve",
             "version": installed_version("lstm-serve"),

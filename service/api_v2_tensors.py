@@ -1,8 +1,7 @@
 """A model's tensors in V2: which there are; from a request's inputs to `Sequences`; from a `Prediction` to outputs."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from service.backends import Array
 from service.binary_tensors import Tensor
 from service.engine import Engine, Prediction
 from service.errors import InvalidRequest
-from service.open_inference import RequestedOutput
+from service.open_inference import DescribedInput, RequestedOutput
 from service.tensors import Sequences, State
 from service.trace import Layer
 
@@ -61,11 +60,11 @@ def outputs_of(engine: Engine) -> tuple[TensorInfo, ...]:
     return (described.pop("probabilities"), label, *described.values())
 
 
-def check_outputs(wanted: tuple[RequestedOutput, ...], engine: Engine, *, batch: int, steps: int) -> int:
-    """Raise `InvalidRequest` unless the model has all that is `wanted`; return how many values that will be."""
+def check_outputs(wanted: tuple[RequestedOutput, ...], engine: Engine, *, batch: int, steps: int) -> list[TensorInfo]:
+    """Raise `InvalidRequest` unless the model has all that is `wanted`; return it, with the real shapes."""
     known = {info.name: info for info in outputs_of(engine)}
     names = [output.name for output in wanted]
-    values = 0
+    infos = []
     for output in wanted:
         if output.name not in known:
             raise InvalidRequest(f"output {output.name!r}: there is none; allowed are {', '.join(known)}")
@@ -74,44 +73,62 @@ def check_outputs(wanted: tuple[RequestedOutput, ...], engine: Engine, *, batch:
         if output.classes and output.name not in _CLASSIFIABLE:
             raise InvalidRequest(f"output {output.name!r}: classification is for {' and '.join(_CLASSIFIABLE)} alone")
         open_sizes = iter((batch, steps))
-        values += math.prod(next(open_sizes) if size == -1 else size for size in known[output.name].shape)
-    return values
+        shape = tuple(next(open_sizes) if size == -1 else size for size in known[output.name].shape)
+        infos.append(replace(known[output.name], shape=shape))
+    return infos
+
+
+def check_inputs(inputs: Sequence[DescribedInput], manifest: Manifest) -> tuple[int, ...]:
+    """Raise `InvalidRequest` unless the model takes tensors such as these; return the shape of the sequences."""
+    allowed = [info.name for info in inputs_of(manifest)]
+    by_name = {entry.name: entry for entry in inputs}
+    if unknown := sorted(by_name.keys() - set(allowed)):
+        raise InvalidRequest(f"input {unknown[0]!r}: there is none; allowed are {', '.join(allowed)}")
+    if "sequences" not in by_name:
+        raise InvalidRequest("input 'sequences' is missing")
+    shape = by_name["sequences"].shape
+    if len(shape) != 3 or 0 in shape or shape[2] != manifest.input_size:
+        expected = f"(batch, time, {manifest.input_size}), neither of them 0"
+        raise InvalidRequest(f"input 'sequences': shape {list(shape)}, must be {expected}")
+    batch = shape[0]
+    state = (manifest.num_layers * manifest.num_directions, batch, manifest.hidden_size)
+    for name, entry in by_name.items():
+        datatypes = ("INT64", "INT32") if name == "lengths" else _FLOATS
+        if entry.datatype not in datatypes:
+            raise InvalidRequest(f"input {name!r}: datatype {entry.datatype}, allowed are {', '.join(datatypes)}")
+        must_be = {"sequences": shape, "lengths": (batch,)}.get(name, state)
+        if entry.shape != must_be:
+            raise InvalidRequest(f"input {name!r}: shape {list(entry.shape)}, must be {list(must_be)}")
+    return shape
 
 
 def read_sequences(inputs: Mapping[str, Tensor], manifest: Manifest) -> Sequences:
-    """The request's sequences without their padding, and the states they begin in."""
-    allowed = [info.name for info in inputs_of(manifest)]
-    if unknown := sorted(inputs.keys() - set(allowed)):
-        raise InvalidRequest(f"input {unknown[0]!r}: there is none; allowed are {', '.join(allowed)}")
-    if "sequences" not in inputs:
-        raise InvalidRequest("input 'sequences' is missing")
+    """The sequences of inputs that were checked, without their padding, and the states they begin in."""
     sequences = _floats(inputs["sequences"])
-    if sequences.ndim != 3 or 0 in sequences.shape or sequences.shape[2] != manifest.input_size:
-        expected = f"(batch, time, {manifest.input_size}), neither of them 0"
-        raise InvalidRequest(f"input 'sequences': shape {list(sequences.shape)}, must be {expected}")
     batch, steps, features = sequences.shape
-    lengths = _lengths(inputs.get("lengths"), batch, steps)
-    valid = np.arange(steps) < lengths[:, None]
-    values = sequences.reshape(-1, features) if valid.all() else sequences[valid]
+    if "lengths" in inputs:
+        lengths = _lengths(inputs["lengths"], steps)
+        values = sequences[np.arange(steps) < lengths[:, None]]
+    else:
+        lengths = np.array([steps] * batch)  # for a few rows a fifth of what numpy.full takes
+        values = sequences.reshape(-1, features)
     _check_finite("sequences", values)
     if not {"h0", "c0"} & inputs.keys():
         return Sequences(values, lengths)
     shape = (manifest.num_layers * manifest.num_directions, batch, manifest.hidden_size)
-    h0, c0 = (_state(inputs[name], shape) if name in inputs else np.zeros(shape, np.float32) for name in ("h0", "c0"))
+    h0, c0 = (_state(inputs[name]) if name in inputs else np.zeros(shape, np.float32) for name in ("h0", "c0"))
     return Sequences(values, lengths, State(h0, c0))
 
 
 def _floats(tensor: Tensor) -> Array:
-    if tensor.datatype not in _FLOATS:
-        raise InvalidRequest(f"input {tensor.name!r}: datatype {tensor.datatype}, allowed are {', '.join(_FLOATS)}")
+    if tensor.datatype == "FP32":
+        return tensor.values
     with np.errstate(over="ignore"):
-        return tensor.values.astype(np.float32, copy=False)
+        return tensor.values.astype(np.float32)
 
 
-def _state(tensor: Tensor, shape: tuple[int, ...]) -> Array:
+def _state(tensor: Tensor) -> Array:
     values = _floats(tensor)
-    if values.shape != shape:
-        raise InvalidRequest(f"input {tensor.name!r}: shape {list(values.shape)}, must be {list(shape)}")
     _check_finite(tensor.name, values)
     return values
 
@@ -121,13 +138,7 @@ def _check_finite(name: str, values: Array) -> None:
         raise InvalidRequest(f"input {name!r}: every value must be finite as a 32-bit float")
 
 
-def _lengths(tensor: Tensor | None, batch: int, steps: int) -> NDArray[np.int64]:
-    if tensor is None:
-        return np.full(batch, steps, np.int64)
-    if tensor.datatype not in {"INT64", "INT32"}:
-        raise InvalidRequest(f"input 'lengths': datatype {tensor.datatype}, allowed are INT64 and INT32")
-    if tensor.values.shape != (batch,):
-        raise InvalidRequest(f"input 'lengths': shape {list(tensor.values.shape)}, must be [{batch}]")
+def _lengths(tensor: Tensor, steps: int) -> NDArray[np.int64]:
     lengths = tensor.values.astype(np.int64)
     if (lengths < 1).any() or (lengths > steps).any():
         raise InvalidRequest(f"input 'lengths': each must be from 1 to {steps}, the steps in 'sequences'")

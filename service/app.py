@@ -60,6 +60,7 @@ class Service:
             keys=ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
             metrics=self._metrics,
             readiness=readiness,
+            max_body_bytes=settings.max_body_bytes,
         )
 
     async def load(self) -> None:

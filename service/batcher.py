@@ -1,10 +1,10 @@
 """Dynamic batching: requests of one model wait here and are run together.
 
-    infer ──split──▶ waiting ──select──▶ one run at a time, in a thread ──▶ futures ──join──▶ infer
+    infer ──split──▶ waiting ──select──▶ one run at a time ──▶ futures ──join──▶ infer
 
 What runs next, and when, is `service.policy`'s; this file waits and wakes. It is work-conserving: an idle backend
 starts at once, and what arrives during a run forms the next batch. All state belongs to the event loop's thread, all
-time is the loop's clock (monotonic), and only `_compute` happens elsewhere.
+time is the loop's clock (monotonic). A run that takes long happens in a thread, and `_compute` is all that does.
 """
 
 import asyncio
@@ -14,21 +14,27 @@ from bisect import insort
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import policy
 from service.backends import Array, Backend, Batch
-from service.errors import DeadlineExceeded, InternalError, QueueFull, TooLarge, Unavailable
+from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
-from service.policy import Limits
+from service.policy import Cost, Limits
 from service.tensors import Sequences, join_states, pad
-from service.timing import Timing
+from service.timing import Run, Timing
 
 # Graph outputs (L*D, B, H); in all others the batch comes first.
 _STATES = frozenset({"hn", "cn"})
+
+# A run that is expected to be over within this holds up the event loop less than a thread would: waking it and getting
+# the interpreter's lock back costs 50 us on an idle loop, and up to the switch interval of 5 ms on a busy one.
+SHORT_RUN_S = 2e-3
 
 Outputs = dict[str, Array]
 
@@ -43,31 +49,40 @@ class QueueLimits:
     max_steps: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Part:
     """Some sequences of one request that are run together. Satisfies `policy.Waiting`."""
 
     sequences: Sequences
+    rows: int
+    steps: int
     longest: int
     outputs: frozenset[str]
     place: float  # in line: 1 goes before 2, what came without a priority is last
     enqueued_s: float
     deadline_s: float
-    future: asyncio.Future["_Done"]
-
-    @property
-    def rows(self) -> int:
-        return len(self.sequences)
+    waiter: "Waiter"
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A part's own rows of its own outputs, and the marks of the run that computed them."""
+@dataclass(slots=True)
+class Computed:
+    """A part's own rows of its own outputs, and the run that computed them."""
 
     outputs: Outputs
-    dispatched: float
-    prepared: float
-    inferred: float
+    run: Run
+
+
+class Waiter(Protocol):
+    """Who waits for a part: a future, or who wants to be called at once, without a turn of the loop between."""
+
+    def done(self) -> bool:
+        """Whether it waits no more: it has what it waited for, or was cancelled."""
+
+    def set_result(self, result: Computed, /) -> None:
+        """Take what was computed."""
+
+    def set_exception(self, exception: ServiceError, /) -> None:
+        """Learn why nothing was."""
 
 
 class Batcher:
@@ -81,24 +96,30 @@ class Batcher:
         limits: Limits,
         queue_limits: QueueLimits,
         metrics: ModelMetrics,
+        cost: Cost | None = None,
     ) -> None:
-        """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H)."""
+        """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H).
+
+        `cost` says what a run is expected to take. Without it none is short enough for the event loop's thread.
+        """
         self._backend = backend
         self._state_shape = state_shape
         self._limits = limits
         self._queue_limits = queue_limits
         self._metrics = metrics
+        self._cost = cost
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._waiting: list[_Part] = []
         self._waiting_rows = 0
         self._waiting_steps = 0
         self._running: list[_Part] = []
-        self._worker: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
+        self._retries: list[list[_Part]] = []  # halves of a batch that failed; they go before all that waits
+        self._next_step: asyncio.Handle | None = None
+        self._delay_timer: asyncio.Handle | None = None
         self._deadline_timer: asyncio.Handle | None = None
         self._watched_s = math.inf  # when it is due: uvloop's timers of less than a millisecond do not say
-        self._closed = False
+        self._closed: asyncio.Future[None] | None = None  # done when all is finished
 
     async def infer(
         self, sequences: Sequences, outputs: frozenset[str], *, timeout_s: float, timing: Timing, priority: int = 0
@@ -110,59 +131,79 @@ class Batcher:
         just these. Cancelling it drops what has not begun to run. Fills the marks of `timing` up to `inferred`.
         """
         timing.decoded = perf_counter()
-        rows = policy.split(sequences.lengths, self._limits)
+        rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
-        parts = self._enqueue(pieces, outputs, timeout_s, place=priority or math.inf)
+        futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
+        self._enqueue(pieces, futures, outputs, timeout_s, priority)
         try:
-            done = [await parts[0].future] if len(parts) == 1 else await asyncio.gather(*(p.future for p in parts))
+            done = await asyncio.gather(*futures)
         finally:
-            for part in parts:
-                part.future.cancel()  # of those that are not done: this request is given up
-        last = max(done, key=lambda part: part.inferred)
-        timing.dispatched, timing.prepared, timing.inferred = last.dispatched, last.prepared, last.inferred
+            for future in futures:
+                future.cancel()  # of those that are not done: this request is given up
+        timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
         return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
+
+    def submit(
+        self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
+    ) -> bool:
+        """Do as `infer` does, and tell `waiter`; return whether that is possible: not for what must be split."""
+        if len(sequences) > 1 and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
+            return False
+        self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
+        return True
 
     async def close(self) -> None:
         """Take no more, finish what was taken, release the thread."""
-        self._closed = True
-        self._changed.set()
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            self._wake()
+        await asyncio.shield(self._closed)
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._thread.shutdown(wait=False)
 
     def _enqueue(
-        self, pieces: Sequence[Sequences], outputs: frozenset[str], timeout_s: float, *, place: float
-    ) -> list[_Part]:
-        self._admit(sum(len(piece) for piece in pieces), sum(len(piece.values) for piece in pieces))
+        self,
+        pieces: Sequence[Sequences],
+        waiters: Sequence[Waiter],
+        outputs: frozenset[str],
+        timeout_s: float,
+        priority: int,
+    ) -> None:
         now_s = self._loop.time()
+        deadline_s = now_s + timeout_s
+        place = priority or math.inf
         parts = [
-            _Part(piece, piece.longest, outputs, place, now_s, now_s + timeout_s, self._loop.create_future())
-            for piece in pieces
+            _Part(
+                piece, len(piece.lengths), len(piece.values), piece.longest, outputs, place, now_s, deadline_s, waiter
+            )
+            for piece, waiter in zip(pieces, waiters, strict=True)
         ]
+        self._admit(parts)
         for part in parts:
-            insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
-        self._changed.set()
-        if self._worker is None or self._worker.done():
-            # It starts when all that is ready on the loop has been handled: simultaneous arrivals share a batch.
-            self._worker = self._loop.create_task(self._work())
-        self._watch_deadline(now_s + timeout_s)
-        return parts
+            if not self._waiting or self._waiting[-1].place <= place:
+                self._waiting.append(part)
+            else:
+                insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
+        self._wake()
+        self._watch_deadline(deadline_s)
 
-    def _admit(self, rows: int, steps: int) -> None:
+    def _admit(self, parts: Sequence[_Part]) -> None:
         """Count a request into the queue, or refuse it."""
         limits = self._queue_limits
-        if self._closed:
+        rows, steps = parts[0].rows, parts[0].steps
+        for part in parts[1:]:
+            rows, steps = rows + part.rows, steps + part.steps
+        if self._closed is not None:
             raise Unavailable("the model is being unloaded")
         if rows > limits.max_rows or steps > limits.max_steps:
             allowed = f"at most {limits.max_rows} sequences and {limits.max_steps} steps"
             raise TooLarge(f"{rows} sequences of {steps} time steps together in one request, {allowed} may wait")
         if not self._has_room(rows, steps):
             self._purge()
-        if not self._has_room(rows, steps):
-            waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
-            raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
+            if not self._has_room(rows, steps):
+                waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
+                raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
         self._count_waiting(rows, steps)
 
     def _has_room(self, rows: int, steps: int) -> bool:
@@ -178,68 +219,112 @@ class Batcher:
         if parts:
             gone = set(parts)
             self._waiting = [part for part in self._waiting if part not in gone]
-            self._count_waiting(-sum(part.rows for part in parts), -sum(len(part.sequences.values) for part in parts))
+            self._count_waiting(-sum([part.rows for part in parts]), -sum([part.steps for part in parts]))
 
     def _purge(self) -> None:
         """Drop what was cancelled or ran out of time while it waited: it costs no compute."""
-        self._leave_queue([part for part in self._waiting if part.future.done()])
+        self._leave_queue([part for part in self._waiting if part.waiter.done()])
 
-    async def _work(self) -> None:
-        """Run batch after batch until none waits."""
-        while True:
-            self._purge()
-            if not self._waiting:
-                return
-            delay_s = 0.0 if self._closed else policy.starts_in_s(self._waiting, self._loop.time(), self._limits)
-            if delay_s > 0:
-                await self._change_within(delay_s)
-                continue
-            self._running = [self._waiting[position] for position in policy.select(self._waiting, self._limits)]
-            self._leave_queue(self._running)
-            await self._attempt(self._running)
-            self._running = []
+    def _wake(self) -> None:
+        """Take a step when all that is ready on the loop has been handled: simultaneous arrivals share a batch."""
+        if self._delay_timer is not None:
+            self._delay_timer.cancel()
+            self._delay_timer = None
+        if self._next_step is None and not self._running:
+            self._next_step = self._loop.call_soon(self._step)
 
-    async def _change_within(self, delay_s: float) -> None:
-        """Wait for an arrival or for `close`, at most `delay_s`."""
-        self._changed.clear()
-        timer = self._loop.call_later(delay_s, self._changed.set)
-        await self._changed.wait()
-        timer.cancel()
+    def _step(self) -> None:
+        """Begin the next run, or see to it that it begins in time; nothing runs now."""
+        self._next_step = None
+        parts = self._retries.pop() if self._retries else self._choose()
+        self._running = [part for part in parts if not part.waiter.done()]
+        if self._running:
+            self._run(self._running)
+        elif parts:
+            self._wake()
+        elif self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
 
-    async def _attempt(self, parts: Sequence[_Part]) -> None:
-        """Run `parts` together; if that fails, run each half, until the part at fault is alone."""
-        parts = [part for part in parts if not part.future.done()]
-        if not parts:
+    def _choose(self) -> list[_Part]:
+        """Take the next batch out of the queue. It is empty if none is due, and then a timer is set."""
+        self._purge()
+        if not self._waiting:
+            return []
+        delay_s = 0.0 if self._closed else policy.starts_in_s(self._waiting, self._loop.time(), self._limits)
+        if delay_s > 0:
+            self._delay_timer = self._loop.call_later(delay_s, self._wake)
+            return []
+        batch = [self._waiting[position] for position in policy.select(self._waiting, self._limits, self._cost)]
+        self._leave_queue(batch)
+        return batch
+
+    def _run(self, parts: list[_Part]) -> None:
+        """Compute `parts` here if that takes no longer than handing them over, else in the backend's thread."""
+        dispatched = perf_counter()
+        if self._is_short(parts):
+            try:
+                done = self._compute(parts, dispatched)
+            except Exception as error:
+                self._failed(parts, error)
+            else:
+                self._answer(parts, done)
             return
-        try:
-            done = await self._loop.run_in_executor(self._thread, self._compute, parts, perf_counter())
-        except Exception as error:
-            if len(parts) > 1:
-                logger.warning("a batch of %d requests failed, retrying its halves: %s", len(parts), error)
-                await self._attempt(parts[: len(parts) // 2])
-                await self._attempt(parts[len(parts) // 2 :])
-                return
-            logger.exception("the model failed on one request")
-            if not parts[0].future.done():
-                parts[0].future.set_exception(InternalError("the model failed on this request"))
-            return
+        self._loop.run_in_executor(self._thread, self._compute, parts, dispatched).add_done_callback(
+            partial(self._came_back, parts)
+        )
+
+    def _is_short(self, parts: Sequence[_Part]) -> bool:
+        if self._cost is None:
+            return False
+        rows, longest = sum([part.rows for part in parts]), max([part.longest for part in parts])
+        return self._cost(rows, longest) <= SHORT_RUN_S
+
+    def _came_back(self, parts: list[_Part], run: "asyncio.Future[list[Computed]]") -> None:
+        error = run.exception()
+        if error is None:
+            self._answer(parts, run.result())
+        else:
+            self._failed(parts, error)
+
+    def _answer(self, parts: list[_Part], done: list[Computed]) -> None:
+        self._metrics.ran([part.sequences.lengths for part in parts])
         for part, result in zip(parts, done, strict=True):
-            if not part.future.done():
-                part.future.set_result(result)
+            if not part.waiter.done():
+                part.waiter.set_result(result)
+        self._finish()
 
-    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[_Done]:
-        """Pad, run, and share out, in the backend's thread."""
-        sequences, lengths = pad([part.sequences for part in parts])
-        state = join_states([part.sequences for part in parts], self._state_shape)
-        outputs = sorted(frozenset[str]().union(*(part.outputs for part in parts)))
+    def _failed(self, parts: list[_Part], error: BaseException) -> None:
+        """Have each half run by itself, until the part at fault is alone."""
+        if len(parts) > 1:
+            logger.warning("a batch of %d requests failed, retrying its halves: %s", len(parts), error)
+            self._retries += (parts[len(parts) // 2 :], parts[: len(parts) // 2])
+        else:
+            logger.error("the model failed on one request", exc_info=error)
+            if not parts[0].waiter.done():
+                parts[0].waiter.set_exception(InternalError("the model failed on this request"))
+        self._finish()
+
+    def _finish(self) -> None:
+        self._running = []
+        self._wake()
+
+    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[Computed]:
+        """Pad, run, and share out; in the backend's thread if it takes long."""
+        requests = [part.sequences for part in parts]
+        sequences, lengths = pad(requests)
+        state = join_states(requests, self._state_shape)
+        names = parts[0].outputs
+        for part in parts:
+            if part.outputs is not names:
+                names = names | part.outputs
         prepared = perf_counter()
-        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), outputs)
-        inferred = perf_counter()
-        self._metrics.ran(lengths)
+        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), sorted(names))
+        run = Run(dispatched, prepared, perf_counter())
         done, start = [], 0
         for part in parts:
-            done.append(_Done(_share(results, part, start), dispatched, prepared, inferred))
-            start += part.rows
+            stop = start + part.rows
+            done.append(Computed(_share(results, part, slice(start, stop)), run))
+            start = stop
         return done
 
     def _watch_deadline(self, deadline_s: float) -> None:
@@ -255,19 +340,22 @@ class Batcher:
         """Answer all whose time is over, those in a run that hangs among them."""
         self._deadline_timer = None
         now_s = self._loop.time()
-        pending = [part for part in (*self._waiting, *self._running) if not part.future.done()]
+        pending = [part for part in (*self._waiting, *self._running) if not part.waiter.done()]
         for part in pending:
             if part.deadline_s <= now_s:
-                part.future.set_exception(DeadlineExceeded("the request's time ran out before it was computed"))
+                part.waiter.set_exception(DeadlineExceeded("the request's time ran out before it was computed"))
         alive = [part.deadline_s for part in pending if part.deadline_s > now_s]
         if alive:
             self._watch_deadline(min(alive))
 
 
-def _share(outputs: Outputs, part: _Part, start: int) -> Outputs:
-    """Views of a part's rows of a run's outputs, cut to its own longest sequence."""
-    rows = slice(start, start + part.rows)
-    return {name: outputs[name][_place(name, outputs[name].ndim, rows, part.longest)] for name in part.outputs}
+def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:
+    """Views of a part's `rows` of a run's outputs, cut to its own longest sequence."""
+    share = {}
+    for name in part.outputs:
+        array = outputs[name]
+        share[name] = array[rows] if array.ndim == 2 else array[_place(name, array.ndim, rows, part.longest)]
+    return share
 
 
 def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Outputs:

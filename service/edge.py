@@ -1,47 +1,55 @@
-"""The outermost ASGI callable: what holds for every request, in one place.
+"""What holds for every request, in one place, whichever way it comes in.
 
-Request id, API key, error answers, metrics, log line, `Connection: close` while draining. Inference paths are answered
-here by plain coroutines, without the framework: one worker answers 2.6 times as many of them (9,950 against 3,770 a
-second with 64 connections on two cores). Every other path goes on to the FastAPI app.
+Request id, API key, error answers, metrics, log line, `Connection: close` while draining. Inference is answered here,
+without the framework: `begin` takes a request whose body is there, and calls back with the response without a task or a
+turn of the event loop that could be spared; `infer` waits for the body and may be awaited. As an ASGI callable the edge
+takes every request, and hands on to the FastAPI app what is not inference.
 """
 
 import asyncio
 import logging
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
-from service.engine import Engine
+from service.compression import decompress
+from service.engine import Engine, Prediction, Submission
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
+    NotFound,
     ServiceError,
     Unavailable,
     Unsupported,
 )
 from service.http import (
+    CLOSE,
     ASGIApp,
+    AsgiRequest,
+    Asked,
     Header,
     Message,
     Receive,
     Request,
+    RequestIds,
     Response,
     Scope,
     Send,
     error_response,
-    find_header,
 )
 from service.keys import ApiKeys
 from service.metrics import Metrics
-from service.readiness import Readiness, WorkerState
+from service.readiness import Readiness
 from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _OPEN = ("/health/", "/v2/health/", "/static/")  # and the page itself, which holds nothing secret
+
+Respond = Callable[[Response], None]
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +61,51 @@ class InferenceApi(Protocol):
     def name(self) -> str:
         """The first segment of its paths, which is also the metrics' label."""
 
+    @property
+    def verb(self) -> str:
+        """The last segment of those paths of its that ask for an inference."""
+
     def route(self, path: str) -> Engine | None:
         """The engine that `path` asks for an inference; None if it is another kind of path."""
 
-    async def answer(self, request: Request, engine: Engine) -> Response:
-        """Answer one inference request; raise a `ServiceError` for whatever goes wrong."""
+    def read(self, request: Request, body: bytes, engine: Engine) -> Asked:
+        """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
+
+    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:
+        """Encode one answer. It may be called in a thread, and is if what was asked for is large."""
+
+
+class Exchange:
+    """One inference request, or another, on its way to its answer: what is remembered of it."""
+
+    __slots__ = ("api", "bug", "engine", "error", "headers", "pending", "request", "request_id", "respond", "start_s")
+
+    def __init__(self, request: Request, request_id: bytes, *, api: str) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.api = api
+        self.headers: list[Header] = [(b"x-request-id", request_id)]
+        self.engine: Engine | None = None
+        self.bug: Exception | None = None
+        self.error: ServiceError | None = None
+        self.pending: Submission | asyncio.Task[None] | None = None
+        self.respond: Respond | None = None
+        self.start_s = perf_counter()
+
+    def fields(self, status: int) -> dict[str, object]:
+        """What the log says of it."""
+        fields: dict[str, object] = {
+            "request_id": self.request_id.decode(),
+            "method": self.request.method,
+            "path": self.request.path,
+            "status": status,
+            "duration_ms": round((perf_counter() - self.start_s) * 1e3, 3),
+        }
+        if self.engine is not None:
+            fields["model"] = f"{self.engine.name}/{self.engine.version}"
+        if self.error is not None:
+            fields["error"] = str(self.error)
+        return fields
 
 
 class Edge:
@@ -71,131 +119,223 @@ class Edge:
         keys: ApiKeys | None,
         metrics: Metrics,
         readiness: Readiness,
+        max_body_bytes: int,
     ) -> None:
+        self.max_body_bytes = max_body_bytes
         self._app = app
-        self._apis = {api.name: api for api in apis}
+        self._names = {api.name for api in apis}
+        self._by_verb = {api.verb: api for api in apis}
         self._keys = keys
         self._metrics = metrics
         self._readiness = readiness
+        self._ids = RequestIds()
+
+    def inference_api(self, path: str) -> InferenceApi | None:
+        """The API in which a request to `path` asks for an inference; None if it does not."""
+        api = self._by_verb.get(path[path.rfind("/") + 1 :])
+        return api if api is not None and path.startswith(f"/{api.name}/") else None
+
+    def begin(self, request: Request, body: bytes, api: InferenceApi, respond: Respond) -> Exchange:
+        """Answer a request to a path of which `api` is the `inference_api`, and book it: `respond` is called once.
+
+        Until then it can be given up.
+        """
+        exchange = self._exchange(request, api.name)
+        exchange.respond = respond
+        try:
+            engine = self._admit(exchange, api)
+            timing = Timing.start()
+            asked = api.read(request, body, engine)
+            then = partial(self._answer, exchange, api, asked, timing)
+            exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
+        except Exception as error:
+            respond(self._refuse(exchange, error))
+        else:
+            if exchange.pending is None:
+                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, asked, timing))
+        return exchange
+
+    def give_up(self, exchange: Exchange, error: ServiceError) -> None:
+        """Answer a request that has not been answered with `error`; drop it if it has not begun to run."""
+        if isinstance(exchange.pending, asyncio.Task):
+            exchange.error = error
+            exchange.pending.cancel()
+        elif exchange.pending is not None and exchange.respond is not None:
+            exchange.pending.cancel()
+            exchange.respond(self._refuse(exchange, error))
+
+    def refuse(self, request: Request, api: InferenceApi, error: ServiceError) -> Response:
+        """Book a request that never came in full; return the answer to it."""
+        return self._refuse(self._exchange(request, api.name), error)
+
+    async def infer(self, request: AsgiRequest, api: InferenceApi) -> Response:
+        """Read the body of a request to a path of which `api` is the `inference_api`; answer and book it."""
+        exchange = self._exchange(request, api.name)
+        try:
+            engine = self._admit(exchange, api)
+            with engine.in_use:
+                body = await request.body(max_bytes=self.max_body_bytes)
+                timing = Timing.start()
+                if encoding := request.header(b"content-encoding"):
+                    body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
+                asked = api.read(request, body, engine)
+                return await self._predict(exchange, api, asked, timing)
+        except (Exception, asyncio.CancelledError) as error:
+            return self._refuse(exchange, error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: a request, or the lifespan, which is the app's."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, draining=self._readiness.state is WorkerState.DRAINING)
-        try:
-            await self._answer(exchange, Request(scope, receive))
-        except ServiceError as error:
-            await self._refuse(exchange, error)
-        except asyncio.CancelledError:  # uvicorn's, when the drain limit has passed
-            await self._refuse(exchange, Unavailable("the service shuts down and could not wait for this request"))
-        except Exception as error:
-            exchange.bug = error
-            await self._refuse(exchange, InternalError("internal error"))
-        self._book(exchange)
+        request = AsgiRequest(scope, receive)
+        api = self.inference_api(request.path)
+        if api is not None:
+            response = await self.infer(request, api)
+            request.stop_watching()
+            await _send(response, send)
+        else:
+            await self._pass_on(request, scope, receive, send)
 
-    async def _answer(self, exchange: "_Exchange", request: Request) -> None:
-        path = request.scope["path"]
-        if self._keys is not None and path != "/" and not path.startswith(_OPEN):
+    def _exchange(self, request: Request, api: str) -> Exchange:
+        request_id = request.header(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = self._ids.make().encode()
+        exchange = Exchange(request, request_id, api=api)
+        if self._readiness.drains:
+            exchange.headers.append(CLOSE)
+        return exchange
+
+    def _admit(self, exchange: Exchange, api: InferenceApi) -> Engine:
+        """The engine that is to answer; raise a `ServiceError` if there is none for whoever asks."""
+        request = exchange.request
+        self._check_key(request)
+        engine = exchange.engine = api.route(request.path)
+        if engine is None:
+            raise NotFound(f"nothing is served under {request.path}")
+        if request.method != "POST":
+            raise MethodNotAllowed(request.method, allowed="POST")
+        return engine
+
+    def _check_key(self, request: Request) -> None:
+        if self._keys is not None and request.path != "/" and not request.path.startswith(_OPEN):
             self._keys.check(request.header(b"authorization"))
-        api = self._apis.get(_first_segment(path))
-        exchange.engine = api.route(path) if api else None
-        if api is None or exchange.engine is None:
-            await self._app(request.scope, request.receive, exchange.send)
-            return
-        if request.scope["method"] != "POST":
-            raise MethodNotAllowed(request.scope["method"], allowed="POST")
-        with exchange.engine.in_use():
-            response = await api.answer(request, exchange.engine)
-        await exchange.respond(response)
 
-    async def _refuse(self, exchange: "_Exchange", error: ServiceError) -> None:
+    def _answer(
+        self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
+    ) -> None:
+        """Respond with what a submission came to."""
+        try:
+            response = self._succeed(exchange, api.write(asked, _predicted(outcome), _engine(exchange)), timing)
+        except Exception as error:
+            response = self._refuse(exchange, error)
+        if exchange.respond is not None:
+            exchange.respond(response)
+
+    async def _answer_later(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> None:
+        """Respond to what takes more than one run, or is large."""
+        try:
+            with _engine(exchange).in_use:
+                response = await self._predict(exchange, api, asked, timing)
+        except (Exception, asyncio.CancelledError) as error:
+            response = self._refuse(exchange, exchange.error or error)
+        if exchange.respond is not None:
+            exchange.respond(response)
+
+    async def _predict(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> Response:
+        engine = _engine(exchange)
+        prediction = await engine.predict(asked.query, timing)
+        if asked.is_large:  # other requests get between
+            response = await asyncio.to_thread(api.write, asked, prediction, engine)
+        else:
+            response = api.write(asked, prediction, engine)
+        return self._succeed(exchange, response, timing)
+
+    async def _pass_on(self, request: AsgiRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer, with the headers that every answer has."""
+        segment = request.path.removeprefix("/").partition("/")[0]
+        exchange = self._exchange(request, segment if segment in self._names else "other")
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *exchange.headers]
+            await send(message)
+
+        try:
+            self._check_key(request)
+            await self._app(scope, receive, send_with_headers)
+        except (Exception, asyncio.CancelledError) as error:
+            response = self._refuse(exchange, error, started=status)
+            if not status:
+                await _send(response, send)
+        else:
+            self._book(exchange, status)
+
+    def _succeed(self, exchange: Exchange, response: Response, timing: Timing) -> Response:
+        """Book an inference that succeeded, and say how long it took."""
+        timing.encoded = perf_counter()
+        _engine(exchange).metrics.succeeded(timing)
+        exchange.headers.append((b"server-timing", timing.header()))
+        self._book(exchange, response.status)
+        response.headers = (*response.headers, *exchange.headers)
+        return response
+
+    def _refuse(self, exchange: Exchange, error: BaseException, *, started: int = 0) -> Response:
+        """Book what went wrong; return the answer to it, unless one of status `started` has begun.
+
+        What is no `ServiceError` is a bug.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            error = _cancelled(exchange.request)
+        if not isinstance(error, ServiceError):
+            exchange.bug = error if isinstance(error, Exception) else None
+            error = InternalError("internal error")
         exchange.error = error
         if isinstance(error, ClientGone | DeadlineExceeded):
             self._metrics.dropped(error.reason)
         elif not isinstance(error, InternalError):
             self._metrics.rejected(error.reason)
-        if not exchange.status:
-            await exchange.respond(error_response(error))
+        if exchange.engine is not None:
+            exchange.engine.metrics.failed(perf_counter() - exchange.start_s)
+        self._book(exchange, started or error.status)
+        response = error_response(error)
+        response.headers = (*response.headers, *exchange.headers)
+        return response
 
-    def _book(self, exchange: "_Exchange") -> None:
+    def _book(self, exchange: Exchange, status: int) -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
-        engine, status = exchange.engine, exchange.status
-        api = _first_segment(exchange.path)
-        self._metrics.answered(
-            model=engine.name if engine else "",
-            version=engine.version if engine else "",
-            api=api if api in self._apis else "other",
-            status=status,
-        )
-        if engine is not None and exchange.timing is not None:
-            engine.metrics.succeeded(exchange.timing)
-        elif engine is not None:
-            engine.metrics.failed(exchange.duration_s)
+        engine = exchange.engine
+        model, version = ("", "") if engine is None else (engine.name, engine.version)
+        self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
         of_the_client = status < 500 or status == Unsupported.status
         level = logging.DEBUG if status < 400 else logging.INFO if of_the_client else logging.ERROR
         if exchange.bug is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
-            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields()})
+            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields(status)})
 
 
-def _first_segment(path: str) -> str:
-    return path.removeprefix("/").partition("/")[0]
+def _predicted(outcome: Prediction | ServiceError) -> Prediction:
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
 
 
-class _Exchange:
-    """One request's answer on its way out: what is added to it, and what is remembered of it."""
+def _engine(exchange: Exchange) -> Engine:
+    assert exchange.engine is not None, "of a request that was admitted"
+    return exchange.engine
 
-    def __init__(self, scope: Scope, send: Send, *, draining: bool) -> None:
-        given = find_header(scope, b"x-request-id")
-        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
-        self.engine: Engine | None = None
-        self.timing: Timing | None = None
-        self.bug: Exception | None = None
-        self.error: ServiceError | None = None
-        self.status = 0
-        self.path: str = scope["path"]
-        self._scope = scope
-        self._send = send
-        self._start = perf_counter()
-        self._headers: list[Header] = [(b"x-request-id", self.request_id)]
-        if draining:
-            self._headers.append((b"connection", b"close"))
 
-    @property
-    def duration_s(self) -> float:
-        """Seconds since its headers came."""
-        return perf_counter() - self._start
+def _cancelled(request: Request) -> ServiceError:
+    if request.gone:
+        return ClientGone("the client left before its answer was ready")
+    return Unavailable("the service shuts down and could not wait for this request")  # the drain limit has passed
 
-    async def send(self, message: Message) -> None:
-        """Pass on a message of the app's, with the headers that every answer has."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message["headers"], *self._headers]
-        await self._send(message)
 
-    async def respond(self, response: Response) -> None:
-        """Send a whole answer."""
-        headers = [*response.headers, (b"content-length", str(len(response.body)).encode())]
-        if response.timing is not None:
-            self.timing = response.timing
-            headers.append((b"server-timing", response.timing.header()))
-        await self.send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": response.body})
-
-    def fields(self) -> dict[str, object]:
-        """What the log says of this request."""
-        fields: dict[str, object] = {
-            "request_id": self.request_id.decode(),
-            "method": self._scope["method"],
-            "path": self.path,
-            "status": self.status,
-            "duration_ms": round(self.duration_s * 1e3, 3),
-        }
-        if self.engine is not None:
-            fields["model"] = f"{self.engine.name}/{self.engine.version}"
-        if self.error is not None:
-            fields["error"] = str(self.error)
-        return fields
+async def _send(response: Response, send: Send) -> None:
+    headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,20 +1,23 @@
 """One loaded model version: its backend, its batcher, its tracer. Protocol-neutral: the APIs only translate to it."""
 
 import asyncio
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from time import perf_counter
 
 import numpy as np
 
-from model.bundle import EXAMPLES, Bundle, BundleError, Manifest
+from model.bundle import EXAMPLES, Bundle, BundleError
 from service import policy
-from service.backends import Array, Backend, Batch, Runtime, load_backend
-from service.batcher import Batcher, Outputs, QueueLimits
-from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
+from service.backends import Array, Backend, Runtime, load_backend
+from service.backends.fastest import FastestBackend
+from service.batcher import Batcher, Computed, Outputs, QueueLimits
+from service.costs import Costs, Timings, measure
+from service.errors import DeadlineExceeded, InvalidRequest, ServiceError, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
 from service.tensors import Sequences, State, TraceLevel
@@ -28,6 +31,7 @@ class Loaded:
 
     bundle: Bundle
     backend: Backend
+    costs: Costs
     tracer: Tracer
     examples: bytes
     duration_s: float
@@ -43,7 +47,7 @@ class EngineLimits:
     max_trace_values: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """What is asked of an engine. `outputs`: names out of `Manifest.outputs`, which come beside the probabilities."""
 
@@ -54,7 +58,7 @@ class Query:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """Graph outputs by name, `probabilities` float32 (B, K) among them, and, if asked for, each sequence's trace."""
 
@@ -68,69 +72,118 @@ class Prediction:
 
 
 def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
-    """Load and warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
+    """Load, time and so warm `bundle`; raise `BundleError` if it is refused, `BackendError` if the device is.
 
     Blocks for as long as that takes; call it in a thread.
     """
     start = perf_counter()
-    backend = load_backend(bundle, runtime)
+    backends = {name: load_backend(bundle, name, runtime) for name in runtime.backends}
     tracer = Tracer(bundle)
+    costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
+    useful = {name: backends[name] for name in backends if name in costs.fastest_anywhere()}
+    backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
+    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
+
+
+def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
     try:
-        _warm_up(backend, bundle.manifest, limits)
+        return measure(backend, bundle.manifest, limits.batch, max_steps=limits.max_sequence_length)
     except Exception as error:  # the runtimes' exceptions share no class but Exception
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
-    return Loaded(bundle, backend, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
-def _warm_up(backend: Backend, manifest: Manifest, limits: EngineLimits) -> None:
-    """Run the shapes to come: runtimes allocate, and TorchScript optimises anew, on the first runs of a shape."""
-    states = manifest.num_layers * manifest.num_directions
-    for length in sorted({manifest.data.min_length, manifest.data.max_length}):
-        steps = min(length, limits.max_sequence_length)
-        for rows in sorted({1, 2, min(limits.batch.max_rows, limits.batch.max_steps // steps)} - {0}):
-            zeros = np.zeros((states, rows, manifest.hidden_size), np.float32)
-            sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
-            batch = Batch(sequences, np.full(rows, steps, np.int64), zeros, zeros)
-            for _ in range(3):
-                backend.run(batch, manifest.outputs)
+_PROBABILITIES = frozenset({"probabilities"})
+_SERIALS = count()
+
+
+# Called with what a submission came to.
+Then = Callable[[Prediction | ServiceError], None]
+
+
+class Submission:
+    """A query that was submitted: what waits for it is called, not woken, which costs a task and turns of the loop."""
+
+    __slots__ = ("_done", "_engine", "_then", "_timing")
+
+    def __init__(self, engine: "Engine", timing: Timing, then: Then) -> None:
+        self._engine = engine
+        self._timing = timing
+        self._then = then
+        self._done = False
+
+    def done(self) -> bool:
+        """Whether `then` was called, or never will be."""
+        return self._done
+
+    def cancel(self) -> None:
+        """Give it up: `then` is not called, and what has not begun to run never does."""
+        self._done = True
+
+    def set_result(self, computed: Computed) -> None:
+        """Take what the batcher computed."""
+        self._done = True
+        self._timing.ran(computed.run)
+        try:
+            prediction = self._engine.finish(computed.outputs, self._timing)
+        except ServiceError as error:
+            self._then(error)
+        else:
+            self._then(prediction)
+
+    def set_exception(self, error: ServiceError) -> None:
+        """Learn why the batcher computed nothing."""
+        self._done = True
+        self._then(error)
+
+
+class _Users:
+    """Entered by each request that was routed to an engine: it is answered there, however slowly its body comes."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._none_left: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._number += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._number -= 1
+        if self._none_left is not None and not self._number:
+            self._none_left.set()
+
+    async def none_left(self) -> None:
+        """Wait for all to leave."""
+        self._none_left = asyncio.Event()
+        if self._number:
+            await self._none_left.wait()
 
 
 class Engine:
     """Answers for one model version. Belongs to the event loop that it was made on."""
 
     def __init__(self, loaded: Loaded, *, limits: EngineLimits, metrics: Metrics) -> None:
+        self.serial = next(_SERIALS)  # no other engine of this process ever has the same
         self.manifest = loaded.bundle.manifest
         self.examples = loaded.examples
         self.backend = loaded.backend
+        self.timings = loaded.costs.timings
         self.name = self.manifest.name
         self.version = str(self.manifest.version)
         self.traced_names = loaded.tracer.names
         self.metrics = metrics.of_model(self.name, self.version)
         self._limits = limits
         self._tracer = loaded.tracer
+        self._cost = loaded.costs
         self._batcher = Batcher(
             loaded.backend,
             (self.manifest.num_layers * self.manifest.num_directions, self.manifest.hidden_size),
             limits=limits.batch,
             queue_limits=limits.queue,
             metrics=self.metrics,
+            cost=loaded.costs,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep `close` waiting: a request that was routed here is answered here, however slowly its body comes."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+        self.in_use = _Users()
 
     async def predict(self, query: Query, timing: Timing) -> Prediction:
         """Classify sequences, and trace them if asked to. Raises what `Batcher.infer` raises; fills `timing`.
@@ -138,17 +191,55 @@ class Engine:
         A traced request is computed in one batch with others; what only the trace needs is computed after it, in a
         thread of its own, when the others have their answers.
         """
-        self._check_size(query.sequences, query.trace)
         deadline_s = asyncio.get_running_loop().time() + query.timeout_s
-        wanted = query.outputs | (self._tracer.outputs() if query.trace else {"probabilities"})
         outputs = await self._batcher.infer(
-            query.sequences, wanted, timeout_s=query.timeout_s, timing=timing, priority=query.priority
+            query.sequences,
+            self._checked_outputs(query),
+            timeout_s=query.timeout_s,
+            timing=timing,
+            priority=query.priority,
         )
-        _check_finite(outputs["probabilities"])
+        self._check_finite(outputs)
         traces = await self._trace_until(deadline_s, query, outputs, query.trace) if query.trace else None
+        return self._predicted(outputs, traces, timing)
+
+    def submit(self, query: Query, timing: Timing, then: Then) -> "Submission | None":
+        """Classify sequences and call `then` with the prediction, or why there is none, as soon as it is there.
+
+        Returns None, and does nothing, if that takes more than one run and its outputs; then `predict` it.
+        """
+        if query.trace is not None:
+            return None
+        outputs = self._checked_outputs(query)
+        timing.decoded = perf_counter()
+        submission = Submission(self, timing, then)
+        taken = self._batcher.submit(
+            query.sequences, outputs, submission, timeout_s=query.timeout_s, priority=query.priority
+        )
+        return submission if taken else None
+
+    def finish(self, outputs: Outputs, timing: Timing) -> Prediction:
+        """Make a prediction of `outputs`; raise `InvalidRequest` if they are not numbers."""
+        self._check_finite(outputs)
+        return self._predicted(outputs, None, timing)
+
+    def _predicted(self, outputs: Outputs, traces: list[list[Layer]] | None, timing: Timing) -> Prediction:
         self.metrics.predicted(self.manifest.labels, outputs["probabilities"])
         timing.completed = perf_counter()
         return Prediction(outputs, traces)
+
+    def _checked_outputs(self, query: Query) -> frozenset[str]:
+        """The names of the graph's outputs that `query` takes; raise `TooLarge` if it is too much."""
+        self._check_size(query.sequences, query.trace)
+        wanted = self._tracer.outputs() if query.trace else _PROBABILITIES
+        return wanted | query.outputs if query.outputs else wanted
+
+    def _check_finite(self, outputs: Outputs) -> None:
+        """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
+        probabilities = outputs["probabilities"]
+        if math.isnan(probabilities.item(probabilities.argmax())):  # to argmax a NaN is the largest
+            bad = int(np.isfinite(probabilities).all(axis=1).argmin())
+            raise InvalidRequest(f"sequences[{bad}]: values too large, the model's answer to them is not a number")
 
     def _check_size(self, sequences: Sequences, trace: TraceLevel | None) -> None:
         if sequences.longest > self._limits.max_sequence_length:
@@ -166,7 +257,7 @@ class Engine:
 
         The trace's thread is left to go with the engine: answers that have just come from the backend still need it.
         """
-        await self._unused.wait()
+        await self.in_use.none_left()
         await self._batcher.close()
 
     async def _trace_until(
@@ -200,7 +291,7 @@ class Engine:
         """
         lengths = np.arange(1, len(sequence) + 1)
         probabilities = np.empty((len(sequence), len(self.manifest.labels)), np.float32)
-        for rows in policy.split(lengths, self._limits.batch):
+        for rows in policy.split(lengths, self._limits.batch, self._cost):
             values = np.concatenate([sequence[: row + 1] for row in rows])
             prefixes = Sequences(values, lengths[rows], state and state.take(np.zeros_like(rows)))
             outputs = await self._batcher.infer(
@@ -212,13 +303,6 @@ class Engine:
             )
             probabilities[rows] = outputs["probabilities"]
         return probabilities
-
-
-def _check_finite(probabilities: Array) -> None:
-    """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""
-    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-    if len(bad):
-        raise InvalidRequest(f"sequences[{bad[0]}]: values too large, the model's answer to them is not a number")
 
 
 def _row(array: Array, row: int, length: int) -> Array:

@@ -34,13 +34,32 @@ class RequestedOutput:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class InferRequest:
-    """A decoded request. `outputs` is empty when the client leaves the choice to the model."""
+class DescribedInput:
+    """An input as the JSON has it: its elements as flat `values`, or `size` bytes of binary data behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+    values: NDArray[Any] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Description:
+    """The JSON of a request. `outputs` is empty when the client leaves the choice to the model."""
 
     id: str
     parameters: Parameters
-    inputs: dict[str, Tensor]
+    inputs: tuple[DescribedInput, ...]
     outputs: tuple[RequestedOutput, ...]
+
+
+@dataclass(slots=True, eq=False)
+class InferRequest:
+    """A decoded request: what it says, and its tensors by name."""
+
+    description: Description
+    inputs: dict[str, Tensor]
 
 
 class InferDecoder:
@@ -55,41 +74,42 @@ class InferDecoder:
             header_length = len(body)
         if not 0 < header_length <= len(body):
             raise InvalidRequest(f"Inference-Header-Content-Length: {header_length}, the body has {len(body)} bytes")
+        description = self._describe(body[:header_length])
+        return InferRequest(description, _read_tensors(description.inputs, memoryview(body)[header_length:]))
+
+    def _describe(self, content: bytes) -> Description:
         try:
-            return _read_request(self._parser.parse(body[:header_length]), memoryview(body)[header_length:])
+            return _read_description(self._parser.parse(content))
         except InvalidRequest:
             raise
         except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
-            return _read_request(_parse_slowly(body[:header_length]), memoryview(body)[header_length:])
+            return _read_description(_parse_slowly(content))
         finally:
             self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
 
 
-def _read_request(document: Any, blobs: memoryview) -> InferRequest:
-    """Read a parsed request, simdjson's or plain, and the binary tensors behind it in the order of its inputs."""
+def _read_description(document: Any) -> Description:
+    """Read a parsed request, simdjson's or plain."""
     if not isinstance(document, simdjson.Object | dict):
         raise InvalidRequest("the request must be a JSON object with 'inputs'")
     described = document.get("inputs", None)
     if not isinstance(described, simdjson.Array | list) or not len(described):
         raise InvalidRequest("'inputs' must be a list with at least one tensor")
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, DescribedInput] = {}
     for entry in described:
-        tensor, blobs = _read_input(entry, blobs)
-        if tensor.name in inputs:
-            raise InvalidRequest(f"input {tensor.name!r} appears twice")
-        inputs[tensor.name] = tensor
-    if len(blobs):
-        raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
-    return InferRequest(
+        read = _read_input(entry)
+        if read.name in inputs:
+            raise InvalidRequest(f"input {read.name!r} appears twice")
+        inputs[read.name] = read
+    return Description(
         _text(document.get("id", None) or "", "id"),
         _parameters(document.get("parameters", None), "parameters"),
-        inputs,
+        tuple(inputs.values()),
         tuple(_read_output(entry) for entry in _list(document.get("outputs", None), "outputs")),
     )
 
 
-def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
-    """One input and the binary data that is left for those after it."""
+def _read_input(entry: Any) -> DescribedInput:
     if not isinstance(entry, simdjson.Object | dict):
         raise InvalidRequest("each input must be an object with name, shape, datatype and data")
     name = _text(entry.get("name", None), "an input's name")
@@ -104,11 +124,27 @@ def _read_input(entry: Any, blobs: memoryview) -> tuple[Tensor, memoryview]:
     if (size is None) == (data is None):
         raise InvalidRequest(f"input {name!r} needs either data or parameters.binary_data_size")
     if size is None:
-        values = _read_data(name, datatype, data, math.prod(shape))
-        return Tensor(name, datatype, reshape(name, values, shape)), blobs
-    if type(size) is not int or not 0 <= size <= len(blobs):
-        raise InvalidRequest(f"input {name!r}: binary_data_size {size!r}, {len(blobs)} bytes of binary data are left")
-    return from_bytes(name, datatype, shape, blobs[:size]), blobs[size:]
+        return DescribedInput(name, datatype, tuple(shape), 0, _read_data(name, datatype, data, math.prod(shape)))
+    if type(size) is not int or size < 0:
+        raise InvalidRequest(f"input {name!r}: binary_data_size must be a number of bytes, got {size!r}")
+    return DescribedInput(name, datatype, tuple(shape), size, None)
+
+
+def _read_tensors(inputs: Sequence[DescribedInput], blobs: memoryview) -> dict[str, Tensor]:
+    """The tensors of `inputs`, out of the binary data behind the JSON, which comes in their order."""
+    tensors = {}
+    for entry in inputs:
+        if entry.values is not None:
+            tensors[entry.name] = Tensor(entry.name, entry.datatype, reshape(entry.name, entry.values, entry.shape))
+            continue
+        if entry.size > len(blobs):
+            left = f"{len(blobs)} bytes of binary data are left"
+            raise InvalidRequest(f"input {entry.name!r}: binary_data_size {entry.size}, {left}")
+        tensors[entry.name] = from_bytes(entry.name, entry.datatype, entry.shape, blobs[: entry.size])
+        blobs = blobs[entry.size :]
+    if len(blobs):
+        raise InvalidRequest(f"{len(blobs)} bytes of binary data are left over behind the last input")
+    return tensors
 
 
 def _read_data(name: str, datatype: str, data: Any, count: int) -> NDArray[Any]:
@@ -204,16 +240,25 @@ def encode_response(
     """
     described, blobs = [], []
     for tensor, binary in outputs:
-        document: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
         if binary:
             blob = to_bytes(tensor)
-            document["parameters"] = {"binary_data_size": len(blob)}
+            described.append(describe_binary(tensor.name, tensor.datatype, tensor.values.shape, len(blob)))
             blobs.append(blob)
         else:
-            document["data"] = _to_json(tensor)
-        described.append(document)
-    header = encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": described})
+            document = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
+            described.append({**document, "data": _to_json(tensor)})
+    header = encode_header(model=model, version=version, request_id=request_id, outputs=described)
     return b"".join([header, *blobs]), len(header) if blobs else None
+
+
+def describe_binary(name: str, datatype: str, shape: Sequence[int], size: int) -> dict[str, Any]:
+    """What the JSON says of an output whose `size` bytes of binary data follow it."""
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+
+
+def encode_header(*, model: str, version: str, request_id: str, outputs: Sequence[dict[str, Any]]) -> bytes:
+    """The JSON of an answer."""
+    return encode_json({"model_name": model, "model_version": version, "id": request_id, "outputs": outputs})
 
 
 def _to_json(tensor: Tensor) -> object:

@@ -3,15 +3,24 @@
 What waits stands in line by priority, then age. The first in line always goes, so within a priority none starves; the
 batch is filled with the parts nearest to it in length, since steps beyond a sequence's own length are computed for
 nothing. What a batch may cost is bounded twice: in sequences, and in sequences x longest, which is what the padded
-tensor holds.
+tensor holds. Within these bounds, and if it is known what runs cost, a batch ends where a step of its sequences is
+cheapest: one that is much longer, or more of them than the runtime's cache takes, would make each dearer.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Seconds that a run of so many rows, so many steps each, is expected to take.
+Cost = Callable[[int, int], float]
+# What each run costs besides: padding, sharing out, and the way to a thread and back.
+_RUN_OVERHEAD_S = 1e-4
+# A run that takes no longer is not worth the search for something better.
+_SHORT_S = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,10 @@ class Waiting(Protocol):
         """Sequences in it; at most `Limits.max_rows`."""
 
     @property
+    def steps(self) -> int:
+        """Time steps of all of them, without padding."""
+
+    @property
     def longest(self) -> int:
         """Time steps of its longest sequence; `rows * longest` is at most `Limits.max_steps`."""
 
@@ -40,30 +53,42 @@ class Waiting(Protocol):
         """When it came, on the clock that `starts_in_s` is asked with."""
 
 
-def split(lengths: NDArray[np.int64], limits: Limits) -> list[NDArray[np.int64]]:
+def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) -> list[NDArray[np.int64]]:
     """Cut one request's rows into parts that each fit a batch; return each part's row numbers.
 
-    Rows of like length go together. A request that fits stays whole and in order. A row that is longer than
-    `max_steps` by itself is a part by itself; who does not want to run it refuses it before.
+    Rows of like length go together. A request that fits, and gains nothing from being cut, stays whole and in order. A
+    row that is longer than `max_steps` by itself is a part by itself; who does not want to run it refuses it before.
     """
-    if len(lengths) <= limits.max_rows and len(lengths) * int(lengths.max()) <= limits.max_steps:
-        return [np.arange(len(lengths))]
+    rows = len(lengths)
+    if rows == 1:
+        return [np.zeros(1, np.int64)]
+    longest = int(lengths.max())
+    fits = rows <= limits.max_rows and rows * longest <= limits.max_steps
+    if fits and (cost is None or cost(rows, longest) <= _SHORT_S):
+        return [np.arange(rows)]
     order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order].tolist()
     parts, start = [], 0
-    while start < len(order):
+    while start < rows:
         # Longest first, so a part's first row decides how many fit beside it.
-        rows = max(1, min(limits.max_rows, limits.max_steps // int(lengths[order[start]])))
-        parts.append(order[start : start + rows])
-        start += rows
+        most = max(1, min(limits.max_rows, limits.max_steps // descending[start], rows - start))
+        stop = start + (most if cost is None else _cheapest_size(descending[start : start + most], cost))
+        parts.append(order[start:stop])
+        start = stop
+    if fits and cost is not None:
+        apart_s = sum(cost(len(part), int(lengths[part[0]])) + _RUN_OVERHEAD_S for part in parts)
+        if apart_s >= cost(rows, longest) + _RUN_OVERHEAD_S:
+            return [np.arange(rows)]
     return parts
 
 
-def select(waiting: Sequence[Waiting], limits: Limits) -> list[int]:
+def select(waiting: Sequence[Waiting], limits: Limits, cost: Cost | None = None) -> list[int]:
     """Choose the next batch from `waiting`, first in line first; return positions in it, ascending, never none."""
     first = waiting[0]
     window = range(1, min(len(waiting), limits.window))
+    by_length = sorted(window, key=lambda i: abs(waiting[i].longest - first.longest))
     chosen, rows, longest = [0], first.rows, first.longest
-    for position in sorted(window, key=lambda i: abs(waiting[i].longest - first.longest)):
+    for position in by_length:
         part = waiting[position]
         padded = max(longest, part.longest)
         if rows + part.rows <= limits.max_rows and (rows + part.rows) * padded <= limits.max_steps:
@@ -71,7 +96,31 @@ def select(waiting: Sequence[Waiting], limits: Limits) -> list[int]:
             rows, longest = rows + part.rows, padded
             if rows == limits.max_rows:
                 break
+    if cost is not None and len(chosen) > 1 and cost(rows, longest) > _SHORT_S:
+        chosen = chosen[: _cheapest_count([waiting[position] for position in chosen], cost)]
     return sorted(chosen)
+
+
+def _cheapest_count(parts: Sequence[Waiting], cost: Cost) -> int:
+    """How many of `parts`, from the first one on, make the run in which a step is the cheapest."""
+    best, least, rows, steps, longest = 1, math.inf, 0, 0, 0
+    for count, part in enumerate(parts, 1):
+        rows, steps, longest = rows + part.rows, steps + part.steps, max(longest, part.longest)
+        each = (cost(rows, longest) + _RUN_OVERHEAD_S) / steps
+        if each <= least:
+            best, least = count, each
+    return best
+
+
+def _cheapest_size(descending: Sequence[int], cost: Cost) -> int:
+    """How many of the longest of some rows, whose lengths are `descending`, make the cheapest run, by the step."""
+    best, least, steps = 1, math.inf, 0
+    for rows, length in enumerate(descending, 1):
+        steps += length
+        each = (cost(rows, descending[0]) + _RUN_OVERHEAD_S) / steps
+        if each <= least:
+            best, least = rows, each
+    return best
 
 
 def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> float:
@@ -80,8 +129,10 @@ def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> flo
     The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
     waiting as one batch may hold, in sequences or in padded steps.
     """
+    if limits.max_delay_s == 0:
+        return 0.0
     rows = sum(part.rows for part in waiting)
     padded_steps = rows * max(part.longest for part in waiting)
-    if limits.max_delay_s == 0 or rows >= limits.max_rows or padded_steps >= limits.max_steps:
+    if rows >= limits.max_rows or padded_steps >= limits.max_steps:
         return 0.0
     return max(0.0, min(part.enqueued_s for part in waiting) + limits.max_delay_s - now_s)

@@ -1,4 +1,7 @@
-"""Whether requests may be sent here, as seen from any worker: one shared byte a worker."""
+"""What the workers see of each other: whether each may be sent requests, and how many connections it has.
+
+Two small arrays in memory that is made before the workers are forked, so that all share it.
+"""
 
 import mmap
 from enum import IntEnum
@@ -13,7 +16,7 @@ class WorkerState(IntEnum):
 
 
 class Readiness:
-    """One worker's view of all workers' states. Made before the workers are forked, so that all share the memory.
+    """One worker's view of all workers.
 
     A worker that dies leaves its state behind: the others take its requests while it is replaced, so the service is as
     ready as before.
@@ -21,12 +24,14 @@ class Readiness:
 
     def __init__(self, workers: int) -> None:
         self._states = mmap.mmap(-1, workers)
+        self._connections = memoryview(mmap.mmap(-1, 4 * workers)).cast("I")
         self._workers = workers
         self._mine = 0
 
     def become_worker(self, index: int) -> None:
         """Say which worker this process is. One that follows a drained worker does not begin by draining."""
         self._mine = index
+        self.connections = 0
         if self.state is WorkerState.DRAINING:
             self.set(WorkerState.SERVING)
 
@@ -38,6 +43,11 @@ class Readiness:
     def state(self) -> WorkerState:
         """This worker's state."""
         return WorkerState(self._states[self._mine])
+
+    @property
+    def drains(self) -> bool:
+        """Whether this worker was told to stop."""
+        return self._states[self._mine] == WorkerState.DRAINING
 
     def has_served(self, index: int) -> bool:
         """Whether worker `index`, or one before it, has come as far as serving."""
@@ -52,3 +62,20 @@ class Readiness:
     def all_drain(self) -> bool:
         """Whether every worker was told to stop: none is left to take a request."""
         return self._states[: self._workers] == bytes([WorkerState.DRAINING]) * self._workers
+
+    @property
+    def connections(self) -> int:
+        """How many connections this worker has."""
+        return self._connections[self._mine]
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._connections[self._mine] = number
+
+    @property
+    def has_more_connections_than_others(self) -> bool:
+        """Whether a worker that serves has clearly fewer than this one: more than one, and an eighth, fewer."""
+        return any(
+            state == WorkerState.SERVING and number + number // 8 + 1 < self.connections
+            for state, number in zip(self._states[: self._workers], self._connections, strict=True)
+        )

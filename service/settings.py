@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 PREFIX = "LSTM_"
 _VERSION_POLICY = re.compile(r"all|latest(:[1-9][0-9]{0,3})?|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
 _CGROUP = Path("/sys/fs/cgroup")
+_NVIDIA_DEVICE = Path("/dev/nvidiactl")  # the driver makes it where there is a GPU, a container only has it if given
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -48,7 +49,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it computes: auto, cpu or cuda")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    workers: Positive = Field(1, description="processes that share the port")
+    workers: Positive | None = Field(
+        None,
+        description="processes that share the port; default: the CPUs that cgroup and affinity give, 1 beside a GPU",
+    )
     threads: Positive | None = Field(
         None,
         description="threads of one model run; default: the CPUs that cgroup and affinity give, over the workers",
@@ -108,9 +112,15 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def num_workers(self) -> int:
+        """Processes to serve with: `workers`, or one a CPU; on a GPU they would get in each other's way."""
+        may_use_gpu = self.device == "cuda" or (self.device == "auto" and _NVIDIA_DEVICE.exists())
+        return self.workers or (1 if may_use_gpu else available_cpus())
+
+    @property
     def threads_per_worker(self) -> int:
         """Intra-op threads of one model run: `threads`, or this process's CPUs shared out over the workers."""
-        return self.threads or max(1, available_cpus() // self.workers)
+        return self.threads or max(1, available_cpus() // self.num_workers)
 
 
 def load_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:

@@ -5,9 +5,20 @@ their sum is the request's duration by construction.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
 from time import perf_counter
 
 STAGES = ("decode", "queue", "compute_input", "compute_infer", "compute_output", "encode")
+
+
+@dataclass(slots=True)
+class Run:
+    """When one run of a model was begun, its input ready, and over."""
+
+    dispatched: float
+    prepared: float
+    inferred: float
 
 
 @dataclass(slots=True)
@@ -27,6 +38,10 @@ class Timing:
         """A record that begins now: the request's body has arrived in full."""
         return cls(perf_counter())
 
+    def ran(self, run: "Run") -> None:
+        """Take the marks of the run that computed it."""
+        self.dispatched, self.prepared, self.inferred = run.dispatched, run.prepared, run.inferred
+
     @property
     def duration_s(self) -> float:
         """Seconds from the body's arrival to the encoded answer."""
@@ -34,18 +49,21 @@ class Timing:
 
     def stages_s(self) -> tuple[float, ...]:
         """Seconds in each of `STAGES`, in order."""
-        return (
-            self.decoded - self.received,
-            self.dispatched - self.decoded,
-            self.prepared - self.dispatched,
-            self.inferred - self.prepared,
-            self.completed - self.inferred,
-            self.encoded - self.completed,
-        )
+        return tuple(end - begin for begin, end in pairwise(marks_of(self)))
 
     def header(self) -> bytes:
         """The stages as a `Server-Timing` header's value, in milliseconds (W3C Server Timing)."""
-        return _HEADER % tuple(stage * 1e3 for stage in self.stages_s())
+        received, decoded, dispatched, prepared, inferred, completed, encoded = marks_of(self)
+        return _HEADER % (
+            (decoded - received) * 1e3,
+            (dispatched - decoded) * 1e3,
+            (prepared - dispatched) * 1e3,
+            (inferred - prepared) * 1e3,
+            (completed - inferred) * 1e3,
+            (encoded - completed) * 1e3,
+        )
 
 
+# The marks of a `Timing` in order: one more than there are stages.
+marks_of = attrgetter("received", "decoded", "dispatched", "prepared", "inferred", "completed", "encoded")
 _HEADER = b", ".join(stage.encode() + b";dur=%.3f" for stage in STAGES)

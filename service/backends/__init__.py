@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 
 Array = NDArray[np.float32]
-BackendName = Literal["onnx", "torchscript"]
+RuntimeName = Literal["onnx", "torchscript"]
+BackendName = Literal["onnx", "torchscript", "auto"]
 DeviceName = Literal["cpu", "cuda"]
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,11 @@ class Batch:
 
 
 class Backend(Protocol):
-    """One loaded graph. `run` is called from one thread at a time, not the event loop's."""
+    """One loaded graph. `run` is called from one thread at a time."""
 
     @property
     def name(self) -> BackendName:
-        """Which runtime this is."""
+        """Which runtime this is, or `auto` if it is whichever is faster for a batch."""
 
     @property
     def device(self) -> DeviceName:
@@ -49,9 +50,9 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Which runtime computes, and where."""
+    """Which runtimes may compute, and where. Of several, the faster one computes a batch."""
 
-    backend: BackendName
+    backends: tuple[RuntimeName, ...]
     device: DeviceName
     threads: int
 
@@ -60,21 +61,30 @@ def choose_runtime(
     backend: Literal["auto", "onnx", "torchscript"], device: Literal["auto", "cpu", "cuda"], *, threads: int
 ) -> Runtime:
     """Settle what `auto` means here, and log why; raise `BackendError` if what was asked for is not to be had."""
-    if backend == "auto":
-        backend = "onnx"
-        logger.info("backend auto: onnx, which every installation has")
-    if backend == "torchscript" and importlib.util.find_spec("torch") is None:
+    has_torch = importlib.util.find_spec("torch") is not None
+    if backend == "torchscript" and not has_torch:
         raise BackendError("backend torchscript needs torch, which is not installed: pip install 'lstm-serve[torch]'")
-    missing = _cuda_missing(backend) if device != "cpu" else ""
-    if device == "cuda" and missing:
-        raise BackendError(f"device cuda was asked for and cannot be used: {missing}")
-    if device == "auto":
-        device = "cpu" if missing else "cuda"
-        logger.info("device auto: %s", f"cpu, since {missing}" if missing else "cuda, which the runtime offers")
-    return Runtime(backend, device, threads)
+    if backend == "auto":
+        backends: tuple[RuntimeName, ...] = ("onnx", "torchscript") if has_torch else ("onnx",)
+        why = "both, whichever is faster for a batch" if has_torch else "onnx, since torch is not installed"
+        logger.info("backend auto: %s", why)
+    else:
+        backends = (backend,)
+    if device == "cpu":
+        return Runtime(backends, "cpu", threads)
+    missing = {name: reason for name in backends if (reason := _cuda_missing(name))}
+    reasons = "; ".join(sorted(set(missing.values())))
+    if len(missing) < len(backends):
+        if device == "auto":
+            logger.info("device auto: cuda, which the runtime offers")
+        return Runtime(tuple(name for name in backends if name not in missing), "cuda", threads)
+    if device == "cuda":
+        raise BackendError(f"device cuda was asked for and cannot be used: {reasons}")
+    logger.info("device auto: cpu, since %s", reasons)
+    return Runtime(backends, "cpu", threads)
 
 
-def _cuda_missing(backend: BackendName) -> str:
+def _cuda_missing(backend: RuntimeName) -> str:
     """Why `backend` cannot use CUDA here; empty if it can."""
     if backend == "onnx":
         from service.backends import onnx
@@ -85,12 +95,13 @@ def _cuda_missing(backend: BackendName) -> str:
     return torchscript.cuda_missing()
 
 
-def load_backend(bundle: Bundle, runtime: Runtime) -> Backend:
-    """Load `bundle`'s graph into `runtime`; raise `BundleError` if it is refused, `BackendError` if the device is.
+def load_backend(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Backend:
+    """Load `bundle`'s graph into one of `runtime`'s backends.
 
-    Torch is imported if, and only if, TorchScript is what was chosen.
+    Raises `BundleError` if it is refused, `BackendError` if the device is. Torch is imported if, and only if, `name` is
+    TorchScript.
     """
-    if runtime.backend == "onnx":
+    if name == "onnx":
         from service.backends.onnx import OnnxBackend
 
         return OnnxBackend(bundle, runtime)

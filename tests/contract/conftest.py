@@ -14,7 +14,7 @@ CLIENTS = Path(__file__).parent.parent.parent / ".venv-clients" / "bin"
 
 @pytest.fixture(scope="session", params=["onnx", "torchscript"])
 def service(repository: Path, request: pytest.FixtureRequest) -> Iterator[ServiceProcess]:
-    with running_service(repository, "--backend", request.param) as process:
+    with running_service(repository, "--workers", "1", "--backend", request.param) as process:
         process.wait_until("/health/ready", 200)
         yield process
 

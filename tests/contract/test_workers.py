@@ -1,5 +1,6 @@
 """With several workers every answer describes the whole service."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def workers(repository: Path) -> Iterator[ServiceProcess]:
 def test_statistics_are_those_of_all_workers(workers: ServiceProcess) -> None:
     for _ in range(20):  # each on a connection of its own, which any worker may take
         assert httpx.post(workers.url + "/v2/models/tiny/infer", json=BODY).status_code == 200
+    deadline = time.monotonic() + 30
+    while True:  # the other worker books what it did a little later
+        (stats,) = httpx.get(workers.url + "/v2/models/tiny/stats").json()["model_stats"]
+        if stats["inference_stats"]["success"]["count"] == 20:
+            break
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.05)
     for _ in range(6):
         (stats,) = httpx.get(workers.url + "/v2/models/tiny/stats").json()["model_stats"]
         assert (stats["inference_count"], stats["execution_count"]) == (40, 20)

@@ -13,9 +13,9 @@ from fake_backend import CountingBackend
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle import Bundle
-from service import engine
+from service import batcher, engine
 from service.app import Service
-from service.backends import Runtime, load_backend
+from service.backends import Runtime, RuntimeName, load_backend
 from service.control import Control
 from service.readiness import Readiness
 from service.settings import load_settings
@@ -48,7 +48,7 @@ class Served:
 @asynccontextmanager
 async def serving(repository: Path, *arguments: str, load: bool = True) -> AsyncIterator[Served]:
     settings = load_settings([f"--repository={repository}", *arguments], {})
-    service = Service(settings, Runtime("onnx", "cpu", 1), Readiness(1), Control(1))
+    service = Service(settings, Runtime(("onnx",), "cpu", 1), Readiness(1), Control(1))
     if load:
         await service.load()
     transport = httpx.ASGITransport(service.edge, raise_app_exceptions=False)
@@ -71,12 +71,13 @@ def behind_a_gate(monkeypatch: pytest.MonkeyPatch) -> dict[str, CountingBackend]
     """Put a gate before each backend that is loaded from now on; return those backends, by model, as they load."""
     made: dict[str, CountingBackend] = {}
 
-    def load(bundle: Bundle, runtime: Runtime) -> CountingBackend:
-        backend = CountingBackend(load_backend(bundle, runtime))
+    def load(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> CountingBackend:
+        backend = CountingBackend(load_backend(bundle, name, runtime))
         made[bundle.manifest.name] = backend
         return backend
 
     monkeypatch.setattr(engine, "load_backend", load)
+    monkeypatch.setattr(batcher, "SHORT_RUN_S", 0.0)  # a gate holds a thread, not the event loop
     return made
 
 

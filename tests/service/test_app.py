@@ -177,4 +177,4 @@ def test_a_file_without_keys_ends_the_start(repository: Path, tmp_path: Path) ->
     empty.write_text("")
     settings = load_settings([f"--repository={repository}", f"--api-keys-file={empty}"], {})
     with pytest.raises(SettingsError, match="holds no key"):
-        Service(settings, Runtime("onnx", "cpu", 1), Readiness(1), Control(1))
+        Service(settings, Runtime(("onnx",), "cpu", 1), Readiness(1), Control(1))

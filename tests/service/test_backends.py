@@ -19,6 +19,7 @@ from service.policy import Limits
 
 KINDS = ("tiny", "stacked", "bidirectional", "both")
 LIMITS = EngineLimits(Limits(4, 100), QueueLimits(9, 900), max_sequence_length=50, max_trace_values=99999)
+CPU = Runtime(("onnx", "torchscript"), "cpu", 1)
 FILES = {"onnx": ONNX, "torchscript": TORCHSCRIPT}
 
 
@@ -53,7 +54,7 @@ def republish(good: Bundle, repository: Path, changed: dict[str, bytes]) -> Bund
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_runtimes_give_the_same_for_every_output(repository: Path, kind: str) -> None:
     bundle = open_kind(repository, kind)
-    onnx, torchscript = (load_backend(bundle, Runtime(name, "cpu", 1)) for name in ("onnx", "torchscript"))
+    onnx, torchscript = (load_backend(bundle, name, CPU) for name in ("onnx", "torchscript"))
 
     @settings(max_examples=20, deadline=None)
     @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 99))
@@ -72,7 +73,7 @@ def test_both_runtimes_give_the_same_for_every_output(repository: Path, kind: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_was_asked_for_comes_back(repository: Path, kind: str, backend: str) -> None:
     bundle = open_kind(repository, kind)
-    loaded = load_backend(bundle, Runtime(backend, "cpu", 1))
+    loaded = load_backend(bundle, backend, CPU)
     batch = make_batch(bundle, [3, 1])
     every = loaded.run(batch, bundle.manifest.outputs)
     some = loaded.run(batch, ["cn", "probabilities"])
@@ -83,7 +84,7 @@ def test_only_what_was_asked_for_comes_back(repository: Path, kind: str, backend
 
 @pytest.mark.parametrize("backend", FILES)
 def test_a_backend_says_what_it_is_and_where_it_computes(repository: Path, backend: str) -> None:
-    loaded = load_backend(open_kind(repository, "tiny"), Runtime(backend, "cpu", 1))
+    loaded = load_backend(open_kind(repository, "tiny"), backend, CPU)
     assert (loaded.name, loaded.device) == (backend, "cpu")
 
 
@@ -94,7 +95,7 @@ def test_a_graph_that_the_runtime_refuses_is_named(
 ) -> None:
     bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: content})
     with pytest.raises(BundleError, match=f"{FILES[backend]}: .* refuses it"):
-        load_backend(bundle, Runtime(backend, "cpu", 1))
+        load_backend(bundle, backend, CPU)
 
 
 @pytest.mark.parametrize("backend", FILES)
@@ -104,7 +105,7 @@ def test_a_file_that_was_changed_since_is_not_blamed_on_the_runtime(
     bundle = republish(open_kind(repository, "tiny"), tmp_path, {})
     (bundle.folder / FILES[backend]).write_bytes(b"swapped")
     with pytest.raises(BundleError, match=f"{FILES[backend]}: content differs") as raised:
-        load_backend(bundle, Runtime(backend, "cpu", 1))
+        load_backend(bundle, backend, CPU)
     assert "refuses" not in str(raised.value)
 
 
@@ -113,7 +114,7 @@ def test_another_models_graph_is_refused_before_it_is_served(repository: Path, t
     other = open_kind(repository, "both").read(FILES[backend])
     bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: other})
     with pytest.raises(BundleError, match=f"{bundle.folder}: {backend} fails to run its graph"):
-        load(bundle, Runtime(backend, "cpu", 1), LIMITS)
+        load(bundle, Runtime((backend,), "cpu", 1), LIMITS)
 
 
 @pytest.mark.parametrize("backend", FILES)
@@ -134,9 +135,9 @@ def test_this_installation_says_whether_it_can_use_cuda(backend: str) -> None:
 def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no device")
     with caplog.at_level(logging.INFO, "service.backends"):
-        assert choose_runtime("auto", "auto", threads=3) == Runtime("onnx", "cpu", 3)
+        assert choose_runtime("auto", "auto", threads=3) == Runtime(("onnx", "torchscript"), "cpu", 3)
     assert caplog.messages == [
-        "backend auto: onnx, which every installation has",
+        "backend auto: both, whichever is faster for a batch",
         "device auto: cpu, since there is no device",
     ]
 
@@ -144,13 +145,13 @@ def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture, monke
 def test_auto_takes_a_device_that_is_there(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_cuda_missing", lambda _: "")
     with caplog.at_level(logging.INFO, "service.backends"):
-        assert choose_runtime("onnx", "auto", threads=1) == Runtime("onnx", "cuda", 1)
+        assert choose_runtime("onnx", "auto", threads=1) == Runtime(("onnx",), "cuda", 1)
     assert caplog.messages == ["device auto: cuda, which the runtime offers"]
 
 
 def test_what_is_asked_for_by_name_is_taken_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "service.backends"):
-        assert choose_runtime("torchscript", "cpu", threads=2) == Runtime("torchscript", "cpu", 2)
+        assert choose_runtime("torchscript", "cpu", threads=2) == Runtime(("torchscript",), "cpu", 2)
     assert caplog.messages == []
 
 

@@ -15,7 +15,7 @@ from serving import BODY, PREDICT, RawClient, ask, behind_a_gate, close_gate, se
 
 from model.bundle import Bundle, Manifest
 from service import api_v1, engine
-from service.backends import Array, Backend, Batch, Runtime, load_backend
+from service.backends import Array, Backend, Batch, Runtime, RuntimeName, load_backend
 from service.timing import STAGES
 
 SECRET = "/a/path/of/ours"
@@ -155,8 +155,8 @@ def test_a_chunked_body_is_put_together(repository: Path) -> None:
 def test_a_backend_that_fails_is_told_without_internals_and_spares_the_neighbours(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(bundle: Bundle, runtime: Runtime) -> FailingBackend:
-        return FailingBackend(load_backend(bundle, runtime))
+    def load(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> FailingBackend:
+        return FailingBackend(load_backend(bundle, name, runtime))
 
     monkeypatch.setattr(engine, "load_backend", load)
 

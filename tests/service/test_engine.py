@@ -17,6 +17,7 @@ from model.bundle import Bundle, open_bundle
 from service import engine as engine_module
 from service.backends import Array, Batch, Runtime, load_backend
 from service.batcher import QueueLimits
+from service.costs import Costs
 from service.engine import Engine, EngineLimits, Loaded, Prediction, Query, load
 from service.errors import DeadlineExceeded, InvalidRequest, TooLarge
 from service.metrics import Metrics
@@ -25,7 +26,10 @@ from service.tensors import Sequences, State, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
 
-ONNX = Runtime("onnx", "cpu", 1)
+SLOW = Costs(
+    {"onnx": {(1, 1): 1.0, (8, 1): 1.0}}
+)  # so that every run is in the backend's thread, where a gate can hold it
+ONNX = Runtime(("onnx",), "cpu", 1)
 LIMITS = EngineLimits(Limits(8, 200), QueueLimits(100, 10_000), max_sequence_length=20, max_trace_values=20_000)
 
 
@@ -48,9 +52,11 @@ class Setup:
 
     def __init__(self, repository: Path, kind: str = "tiny", limits: EngineLimits = LIMITS) -> None:
         bundle = open_bundle(repository / kind / "1")
-        self.backend = CountingBackend(load_backend(bundle, ONNX))
+        self.backend = CountingBackend(load_backend(bundle, "onnx", ONNX))
         self.tracer = GatedTracer(bundle)
-        self.engine = Engine(Loaded(bundle, self.backend, self.tracer, b"", 0.0), limits=limits, metrics=Metrics())
+        self.engine = Engine(
+            Loaded(bundle, self.backend, SLOW, self.tracer, b"", 0.0), limits=limits, metrics=Metrics()
+        )
 
     def ask(
         self, lengths: list[int], trace: TraceLevel | None = None, *, timeout_s: float = 30.0, seed: int = 0
@@ -253,7 +259,7 @@ def test_both_directions_of_a_trace_begin_with_the_state_that_was_given(reposito
 def test_values_on_which_the_network_overflows_are_refused_and_named(tmp_path: Path) -> None:
     async def test(_: FakeClock) -> None:
         bundle = make_bundle(tmp_path, hidden_size=64)
-        loaded = load(bundle, Runtime("torchscript", "cpu", 1), LIMITS)
+        loaded = load(bundle, Runtime(("torchscript",), "cpu", 1), LIMITS)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
         sequences = make_sequences([2, 2])
         sequences.values[2:] = [3e38, -3e38, 3e38]
@@ -267,15 +273,19 @@ def test_the_shapes_to_come_are_run_before_anything_is_served(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = open_bundle(repository / "both" / "1")
-    backend = CountingBackend(load_backend(bundle, ONNX))
+    backend = CountingBackend(load_backend(bundle, "onnx", ONNX))
     monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
     data = bundle.manifest.data
     limits = EngineLimits(Limits(8, 42), QueueLimits(9, 900), max_sequence_length=6, max_trace_values=9)
-    assert (data.min_length, data.max_length) == (2, 8)  # so the limits cut the longest to 6, and 8 of those to 7
+    assert (data.min_length, data.max_length) == (
+        2,
+        8,
+    )  # so the limits cut the longest to 6, and 8 of those are too many
     loaded = load(bundle, ONNX, limits)
 
     def shape(batch: Batch) -> tuple[int, ...]:
         return batch.sequences.shape[:2]
 
-    assert {shape(batch) for batch in backend.batches} == {(1, 2), (2, 2), (8, 2), (1, 6), (2, 6), (7, 6)}
+    assert {shape(batch) for batch in backend.batches} == {(rows, steps) for rows in (1, 2, 4) for steps in (1, 6)}
+    assert loaded.costs.timings["onnx"].keys() == {shape(batch) for batch in backend.batches}
     assert loaded.duration_s > 0

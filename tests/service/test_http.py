@@ -5,12 +5,13 @@ import asyncio
 import pytest
 from serving import RawClient
 
-from service.errors import ClientGone, DeadlineExceeded, MethodNotAllowed, TooLarge, Unavailable
-from service.http import Request, Response, error_response
+from service.errors import ClientGone, MethodNotAllowed, TooLarge, Unavailable
+from service.http import AsgiRequest, Response, error_response
 
 
-def make_request(client: RawClient, *headers: tuple[bytes, bytes]) -> Request:
-    return Request({"type": "http", "headers": list(headers)}, client.receive)
+def make_request(client: RawClient, *headers: tuple[bytes, bytes]) -> AsgiRequest:
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers)}
+    return AsgiRequest(scope, client.receive)
 
 
 def chunk(body: bytes, *, more: bool) -> dict[str, object]:
@@ -48,63 +49,38 @@ def test_leaving_within_the_body_is_told_apart_from_its_end() -> None:
         asyncio.run(make_request(client).body(max_bytes=10))
 
 
-def test_what_is_awaited_is_cancelled_when_the_client_leaves() -> None:
+def test_the_task_that_answers_is_cancelled_when_the_client_leaves() -> None:
     async def run() -> None:
         client = RawClient([chunk(b"", more=False)])
-        work = asyncio.get_running_loop().create_future()
+        request = make_request(client)
 
-        async def leave() -> None:
-            await client.waiting.wait()
-            client.gone.set()
+        async def answer() -> None:
+            await request.body(max_bytes=10)
+            await asyncio.get_running_loop().create_future()
 
-        leaving = asyncio.create_task(leave())
-        with pytest.raises(ClientGone):
-            async with make_request(client).cancelled_when_gone():
-                await work
-        await leaving
-        assert work.cancelled()
-        await asyncio.sleep(0)  # a cancellation that was left over would strike here
+        answering = asyncio.create_task(answer())
+        await client.waiting.wait()
+        assert not request.gone
+        client.gone.set()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        assert request.gone
 
     asyncio.run(run())
 
 
-def test_a_client_that_stays_changes_nothing() -> None:
+def test_nobody_is_cancelled_once_the_answer_is_there() -> None:
     async def run() -> str:
-        client = RawClient([])
-        async with make_request(client).cancelled_when_gone():
-            await client.waiting.wait()
-            answer = "done"
+        client = RawClient([chunk(b"", more=False)])
+        request = make_request(client)
+        await request.body(max_bytes=10)
+        await client.waiting.wait()
+        request.stop_watching()
         client.gone.set()
         await asyncio.sleep(0)
-        return answer
+        return "done"
 
     assert asyncio.run(run()) == "done"
-
-
-def test_a_cancellation_from_elsewhere_stays_one() -> None:
-    async def run() -> None:
-        client = RawClient([])
-
-        async def serve() -> None:
-            async with make_request(client).cancelled_when_gone():
-                await asyncio.get_running_loop().create_future()
-
-        serving = asyncio.create_task(serve())
-        await client.waiting.wait()
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-
-    asyncio.run(run())
-
-
-def test_an_error_inside_is_not_taken_for_the_clients_leaving() -> None:
-    async def run() -> None:
-        async with make_request(RawClient([])).cancelled_when_gone():
-            raise DeadlineExceeded("too late")
-
-    with pytest.raises(DeadlineExceeded):
-        asyncio.run(run())
 
 
 def test_an_error_becomes_its_status_body_and_headers() -> None:

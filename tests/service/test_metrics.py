@@ -71,7 +71,7 @@ def metrics() -> Metrics:
     made.dropped("deadline")
     made.queue_changed(3)
     made.queue_changed(-1)
-    of_model.ran(np.array([4, 2, 2]))
+    of_model.ran([np.array([4]), np.array([2, 2])])
     of_model.predicted(("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
     made.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     made.load_failed("m")
@@ -108,7 +108,7 @@ def test_each_call_is_booked_in_base_units(metrics: Metrics) -> None:
 
 
 def test_statistics_are_read_back_by_model_version(metrics: Metrics) -> None:
-    metrics.of_model("m", "2").ran(np.array([1]))
+    metrics.of_model("m", "2").ran([np.array([1])])
     statistics = metrics.statistics()
     first, second = statistics["m", "1"], statistics["m", "2"]
     assert (first.inferences, first.executions, second.inferences, second.executions) == (3, 1, 1, 1)
@@ -136,7 +136,7 @@ def test_booking_many_at_once_is_the_same_as_one_by_one(lengths: list[int]) -> N
     one_by_one = Histogram(name, "", buckets=bounds(metrics, name), registry=None)
     for length in lengths:
         one_by_one.observe(length)
-    metrics.ran(np.array(lengths))
+    metrics.of_model("m", "1").ran([np.array(lengths)])
     expected = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in one_by_one.collect()
@@ -160,13 +160,13 @@ from service.metrics import Metrics
 def work():
     metrics = Metrics()
     metrics.answered(model="m", version="1", api="v1", status=200)
-    metrics.of_model("m", "1").ran(np.array([2, 3]))
+    metrics.of_model("m", "1").ran([np.array([2, 3])])
     metrics.queue_changed(4)
     metrics.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     return metrics
 
 if (process_id := os.fork()) == 0:
-    work()
+    work().book()
     os._exit(0)
 os.waitpid(process_id, 0)
 metrics = work()

@@ -224,8 +224,12 @@ def test_outputs_say_how_they_are_wanted() -> None:
     ]
     body, _ = body_of(entry, outputs=wanted, id="7", parameters={"timeout": 5})
     decoded = decode(body)
-    assert decoded.outputs == (RequestedOutput("a"), RequestedOutput("b", True), RequestedOutput("c", False, 2))
-    assert (decoded.id, decoded.parameters) == ("7", {"timeout": 5})
+    assert decoded.description.outputs == (
+        RequestedOutput("a"),
+        RequestedOutput("b", True),
+        RequestedOutput("c", False, 2),
+    )
+    assert (decoded.description.id, decoded.description.parameters) == ("7", {"timeout": 5})
 
 
 def test_an_answer_is_json_followed_by_its_binary_outputs_in_order() -> None:

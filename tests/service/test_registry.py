@@ -26,7 +26,7 @@ LIMITS = EngineLimits(Limits(8, 4096), QueueLimits(64, 4096), 100, 10_000)
 @asynccontextmanager
 async def loaded(repository: Path, *arguments: str) -> AsyncIterator[Registry]:
     settings = load_settings([f"--repository={repository}", *arguments], {})
-    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
+    registry = Registry(settings, Runtime(("onnx",), "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
     await registry.load()
     try:
         yield registry
@@ -92,7 +92,7 @@ def test_the_default_model_is_the_first_by_name(versions: Path) -> None:
 
 def test_while_loading_what_is_not_there_yet_is_unavailable(versions: Path) -> None:
     settings = load_settings([f"--repository={versions}"], {})
-    registry = Registry(settings, Runtime("onnx", "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
+    registry = Registry(settings, Runtime(("onnx",), "cpu", 1), limits=LIMITS, metrics=Metrics(), control=Control(1))
     assert registry.missing == "still loading"
     for name in (None, "m", "x"):
         with pytest.raises(Unavailable, match="still loading"):

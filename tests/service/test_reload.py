@@ -17,7 +17,7 @@ from factories import make_bundle
 from model.bundle import ONNX, Bundle
 from service import engine as engine_module
 from service.app import Service
-from service.backends import BackendError, Runtime
+from service.backends import BackendError, Runtime, RuntimeName
 from service.batcher import QueueLimits
 from service.control import Control
 from service.engine import Engine, EngineLimits
@@ -69,7 +69,7 @@ class Repository:
     @asynccontextmanager
     async def served(self, *arguments: str) -> AsyncIterator[Registry]:
         settings = load_settings([f"--repository={self.folder}", *arguments], {})
-        runtime = Runtime("onnx", "cpu", 1)
+        runtime = Runtime(("onnx",), "cpu", 1)
         registry = Registry(settings, runtime, limits=LIMITS, metrics=self.metrics, control=Control(1))
         await registry.load()
         try:
@@ -440,7 +440,7 @@ def test_a_replaced_version_answers_what_was_routed_to_it_and_only_then_is_relea
         repository.publish("m/1")
         async with repository.served() as registry:
             routed = registry.find("m")
-            with routed.in_use():
+            with routed.in_use:
                 repository.publish("m/2")
                 await registry.sync()
                 await asyncio.sleep(0)
@@ -475,10 +475,10 @@ def test_a_device_that_fails_ends_the_start_and_later_refuses_a_version(
 ) -> None:
     load = engine_module.load_backend
 
-    def fail_on_the_second(bundle: Bundle, runtime: Runtime) -> Any:
+    def fail_on_the_second(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Any:
         if bundle.manifest.version == 2:
             raise BackendError("out of memory")
-        return load(bundle, runtime)
+        return load(bundle, name, runtime)
 
     monkeypatch.setattr(engine_module, "load_backend", fail_on_the_second)
 
@@ -500,8 +500,8 @@ def test_whatever_one_bundle_brings_up_the_others_are_served(
 ) -> None:
     load = engine_module.load_backend
 
-    def stumble_over_m(bundle: Bundle, runtime: Runtime) -> Any:
-        return load(bundle, runtime) if bundle.manifest.name != "m" else bundle.no_such_thing  # type: ignore[attr-defined]
+    def stumble_over_m(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Any:
+        return load(bundle, name, runtime) if bundle.manifest.name != "m" else bundle.no_such_thing  # type: ignore[attr-defined]
 
     monkeypatch.setattr(engine_module, "load_backend", stumble_over_m)
 
@@ -536,7 +536,7 @@ async def two_workers(repository: Repository) -> AsyncIterator[list[Registry]]:
         hand, state = copy.copy(control), copy.copy(readiness)
         hand.become_worker(worker)
         state.become_worker(worker)
-        services.append(Service(settings, Runtime("onnx", "cpu", 1), state, hand))
+        services.append(Service(settings, Runtime(("onnx",), "cpu", 1), state, hand))
     await asyncio.gather(*(service.load() for service in services))
     try:
         yield [service._registry for service in services]

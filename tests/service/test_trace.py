@@ -37,7 +37,7 @@ def trace(bundle: Bundle, level: TraceLevel, *, backend: str = "onnx") -> list[E
     """The traces that the engine answers `make_sequences()` with: arrays by layer name, in the answer's order."""
 
     async def ask() -> list[Expected]:
-        loaded = load(bundle, Runtime(backend, "cpu", 1), LIMITS)
+        loaded = load(bundle, Runtime((backend,), "cpu", 1), LIMITS)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
         prediction = await engine.predict(Query(make_sequences(), timeout_s=30, trace=level), Timing.start())
         await engine.close()

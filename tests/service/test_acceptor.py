@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from service.server import take_no_more
+from service.acceptor import take_no_more
 
 
 def test_a_connection_that_comes_too_late_is_refused_and_not_reset() -> None:

@@ -1,0 +1,23 @@
+"""Several runtimes of one model: each batch is computed by the one that was measured to be fastest at its shape."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from service.backends import Array, Backend, Batch, DeviceName, RuntimeName
+from service.costs import Costs
+
+
+class FastestBackend:
+    """Chooses among backends that give the same within 1e-5. `run` may be called from any one thread at a time."""
+
+    name: Final = "auto"
+
+    def __init__(self, backends: Mapping[RuntimeName, Backend], costs: Costs) -> None:
+        self.device: DeviceName = next(iter(backends.values())).device
+        self._backends = backends
+        self._costs = costs
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+        """Run the graph; return `outputs` by name."""
+        rows, steps, _ = batch.sequences.shape
+        return self._backends[self._costs.fastest(rows, steps)].run(batch, outputs)

@@ -1,0 +1,102 @@
+"""What a run costs on this machine, measured while a model is loaded; which also warms it up.
+
+Three decisions rest on it: which runtime computes a batch (`service.backends.fastest`), how many sequences make a run
+worth while (`service.policy`: a runtime can be slower, per sequence, at 64 of them than at 8, when what is between its
+layers no longer fits the cache), and whether a run is short enough for the event loop's own thread (`service.batcher`).
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from time import perf_counter
+
+import numpy as np
+
+from model.bundle import Manifest
+from service.backends import Backend, Batch, RuntimeName
+from service.policy import Limits
+
+_RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
+_BUDGET_S = 2.0  # a runtime's; after that no larger shape is begun
+
+# (rows, steps) → seconds of a run
+Timings = Mapping[tuple[int, int], float]
+
+
+class Costs:
+    """What a run of any shape is expected to take by the runtime that is the fastest for it."""
+
+    def __init__(self, timings: Mapping[RuntimeName, Timings]) -> None:
+        """Take the timings of at least one runtime, at least one of each."""
+        self.timings = timings
+        self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
+
+    def __call__(self, rows: int, steps: int) -> float:
+        """Seconds that a run of `rows` sequences of `steps` is expected to take. Satisfies `policy.Cost`."""
+        return min([estimate(rows, steps) for estimate in self._estimates.values()])
+
+    def fastest(self, rows: int, steps: int) -> RuntimeName:
+        """The runtime that is expected to take the least."""
+        return min(self._estimates, key=lambda name: self._estimates[name](rows, steps))
+
+    def fastest_anywhere(self) -> set[RuntimeName]:
+        """Every runtime that is the fastest for some shape that was timed."""
+        return {self.fastest(*shape) for of_one in self.timings.values() for shape in of_one}
+
+
+class _Estimate:
+    """Between and beyond the shapes that were timed, seconds are in proportion."""
+
+    def __init__(self, timings: Timings) -> None:
+        self._rows = sorted({rows for rows, _ in timings})
+        self._lines = [_line({steps: s for (r, steps), s in timings.items() if r == rows}) for rows in self._rows]
+
+    def __call__(self, rows: int, steps: int) -> float:
+        above = bisect_left(self._rows, rows)
+        if above == len(self._rows):
+            return self._at(above - 1, steps) * rows / self._rows[-1]
+        high = self._rows[above]
+        if high == rows or above == 0:
+            return self._at(above, steps)
+        low = self._rows[above - 1]
+        share = (rows - low) / (high - low)
+        return (1 - share) * self._at(above - 1, steps) + share * self._at(above, steps)
+
+    def _at(self, index: int, steps: int) -> float:
+        fixed_s, per_step_s = self._lines[index]
+        return fixed_s + per_step_s * steps
+
+
+def _line(seconds: Mapping[int, float]) -> tuple[float, float]:
+    """Seconds at no steps, and seconds a step, out of the `seconds` by steps."""
+    short, long = min(seconds), max(seconds)
+    if short == long:
+        return 0.0, seconds[long] / long
+    per_step_s = max(0.0, (seconds[long] - seconds[short]) / (long - short))
+    return max(0.0, seconds[long] - per_step_s * long), per_step_s
+
+
+def measure(backend: Backend, manifest: Manifest, limits: Limits, *, max_steps: int) -> Timings:
+    """Time `backend` on the shapes to come, `max_steps` long at most. Blocks; raises what the runtime raises."""
+    longest = min(manifest.data.max_length, max_steps)
+    lengths = {max(1, min(manifest.data.min_length, longest // 4)), longest}
+    timings: dict[tuple[int, int], float] = {}
+    began, rows = perf_counter(), 1
+    while rows <= limits.max_rows and rows * longest <= limits.max_steps:
+        for steps in lengths:
+            timings[rows, steps] = _time(backend, manifest, rows, steps)
+        if perf_counter() - began > _BUDGET_S:
+            break
+        rows *= 2
+    return timings
+
+
+def _time(backend: Backend, manifest: Manifest, rows: int, steps: int) -> float:
+    state = np.zeros((manifest.num_layers * manifest.num_directions, rows, manifest.hidden_size), np.float32)
+    sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
+    batch = Batch(sequences, np.full(rows, steps, np.int64), state, state)
+    seconds = []
+    for _ in range(_RUNS):
+        start = perf_counter()
+        backend.run(batch, manifest.outputs[:1])
+        seconds.append(perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,294 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol, with a short way for inference requests.
+
+uvicorn makes a scope, a task, several messages, two writes and a timer of each request, which costs more than a small
+model's answer. An inference request that comes whole and alone needs none of it: its body is collected here, the edge
+answers it, and the answer goes out in one write. Whatever is out of the ordinary (no Content-Length, a large body,
+`Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
+
+A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import unquote
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from service.app import Service
+from service.edge import Exchange, InferenceApi
+from service.errors import ClientGone, InvalidRequest, ServiceError
+from service.http import CLOSE, Header, Response, error_response
+
+# A larger body is read by the edge, which asks for a key first.
+_MAX_BODY_BYTES: Final = 2**20
+_MAX_HEADS, _MAX_HEAD_BYTES = 256, 2048
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+
+
+class _Nobody:
+    """Who waits for what uvicorn's protocol has to say to an inference request."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Request line and headers of an inference request that can take the short way."""
+
+    api: InferenceApi
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]  # of one that came twice the first
+    lines: int
+    content_length: int
+    keep_alive: bool
+
+
+class KnownHeads:
+    """What the heads of requests mean that came before, by their bytes up to the empty line."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def get(self, content: bytes) -> Head | None:
+        """What `content` means; None if that is not known."""
+        return self._heads.get(content)
+
+    def add(self, content: bytes, head: Head) -> None:
+        """Remember that `content` means `head`; forget all when there are too many.
+
+        Only what every reader of HTTP must understand in the same way is remembered: each line ends with CR LF, and
+        none is the continuation of another.
+        """
+        lines = content.count(b"\r\n")
+        is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
+        if is_plain and len(content) <= _MAX_HEAD_BYTES:
+            if len(self._heads) == _MAX_HEADS:
+                self._heads.clear()
+            self._heads[content] = head
+
+
+class Inference:
+    """An inference request on the short way. Satisfies `service.http.Request`, and stands in for uvicorn's cycle."""
+
+    __slots__ = (
+        "_body",
+        "disconnected",
+        "exchange",
+        "gone",
+        "head",
+        "keep_alive",
+        "method",
+        "path",
+        "response_complete",
+    )
+
+    message_event: Final = _Nobody()
+
+    def __init__(self, head: Head, *body: bytes) -> None:
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.keep_alive = head.keep_alive
+        self.gone = False
+        self.disconnected = False
+        self.response_complete = False
+        self.exchange: Exchange | None = None  # once it is here in full
+        self._body = list(body)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of header `name` (lower case)."""
+        return self.head.headers.get(name)
+
+    def feed(self, piece: bytes) -> None:
+        """Take more of the body."""
+        self._body.append(piece)
+
+    @property
+    def body(self) -> bytes:
+        """All of the body."""
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `Readiness.connections` counts it already."""
+
+    def __init__(self, config: Config, server_state: ServerState, service: Service, known_heads: KnownHeads) -> None:
+        super().__init__(config, server_state, app_state={})
+        self._edge = service.edge
+        self._readiness = service.readiness
+        self._max_body_bytes = min(service.edge.max_body_bytes, _MAX_BODY_BYTES)
+        self._known_heads = known_heads
+        self._inference: Inference | None = None  # what is being received or answered on the short way
+        self._idle_since_s = math.inf
+        self._between_messages = True
+        self._first_head = b""  # of the request that begins the data that is being parsed
+
+    @property
+    def awaits_first_request(self) -> bool:
+        """Whether no request has come on this connection yet."""
+        return self.cycle is None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come: at best, one whole request whose head is known."""
+        if self._between_messages and (self.cycle is None or self.cycle.response_complete):
+            content, end, body = data.partition(b"\r\n\r\n")
+            self._first_head = content if end else b""
+            head = self._known_heads.get(content)
+            if head is not None and len(body) == head.content_length:
+                self._idle_since_s = math.inf
+                self._begin(Inference(head, body))
+                self._answer()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        self._between_messages = False
+        self._idle_since_s = math.inf
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Choose a request's way."""
+        first_head, self._first_head = self._first_head, b""
+        head = self._short_way()
+        if head is None:
+            super().on_headers_complete()
+            return
+        self._known_heads.add(first_head, head)
+        self._begin(Inference(head))
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a request's body."""
+        if self._inference is None or self._inference.exchange is not None:
+            super().on_body(body)
+        else:
+            self._inference.feed(body)
+
+    def on_message_complete(self) -> None:
+        """A request is here in full: answer it, if it takes the short way."""
+        self._between_messages = True
+        if self._inference is None or self._inference.exchange is not None:
+            super().on_message_complete()
+        else:
+            self._answer()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or be idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_when_idle_for_long()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough, else look again when it may have been."""
+        self.timeout_keep_alive_task = None
+        if self.loop.time() - self._idle_since_s >= self.timeout_keep_alive:
+            self.transport.close()
+        else:
+            self._close_when_idle_for_long()
+
+    def _close_when_idle_for_long(self) -> None:
+        begin_s = min(self._idle_since_s, self.loop.time())
+        self.timeout_keep_alive_task = self.loop.call_at(
+            begin_s + self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer stays: one a connection, not one a request."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: what it waits for is given up."""
+        super().connection_lost(exc)
+        self._readiness.connections -= 1
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        if self._inference is not None:
+            self._inference.gone = True
+            self.give_up(ClientGone("the client left before its answer was ready"))
+
+    def give_up(self, error: ServiceError) -> None:
+        """Answer with `error` what is being received or answered on the short way."""
+        inference = self._inference
+        if inference is None:
+            return
+        if inference.exchange is None:
+            self._respond(inference, self._edge.refuse(inference, inference.head.api, error))
+        else:
+            self._edge.give_up(inference.exchange, error)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with an error of the shape that all errors have."""
+        response = error_response(InvalidRequest(msg))
+        response.headers += (CLOSE,)
+        self.transport.write(_render(response, []))
+        self.transport.close()
+
+    def _short_way(self) -> Head | None:
+        """The head of the request whose headers are complete, if it can take the short way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        api = self._edge.inference_api(path)
+        if api is None or self.expect_100_continue or self.parser.should_upgrade():
+            return None
+        headers = dict(reversed(self.headers))
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or int(length) > self._max_body_bytes or b"content-encoding" in headers:
+            return None
+        if self.parser.get_http_version() != "1.1":
+            return None
+        return Head(
+            api,
+            self.parser.get_method().decode("ascii"),
+            unquote(path) if "%" in path else path,
+            headers,
+            len(self.headers),
+            int(length),
+            self.parser.should_keep_alive(),
+        )
+
+    def _begin(self, inference: Inference) -> None:
+        self._inference = inference
+        self.cycle = cast("RequestResponseCycle", inference)
+
+    def _answer(self) -> None:
+        inference = cast("Inference", self._inference)
+        respond = partial(self._respond, inference)
+        inference.exchange = self._edge.begin(inference, inference.body, inference.head.api, respond)
+
+    def _respond(self, inference: Inference, response: Response) -> None:
+        self._inference = None
+        inference.response_complete = True
+        if self.transport.is_closing():
+            return
+        closes = CLOSE in response.headers
+        if not (closes or inference.keep_alive):
+            response.headers += (CLOSE,)
+        self.transport.write(_render(response, self.server_state.default_headers))
+        if closes or not inference.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def _render(response: Response, default_headers: list[Header]) -> bytes:
+    lines = [_STATUS_LINES[response.status]]
+    for name, value in (*default_headers, *response.headers):
+        lines += (name, b": ", value, b"\r\n")
+    lines += (b"content-length: %d\r\n\r\n" % len(response.body), response.body)
+    return b"".join(lines)

@@ -1,0 +1,68 @@
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from bench.answers import WrongAnswer, check, wait_until_ready
+from bench.processes import free_port
+from bench.wires import SIMPLE
+
+EXPECTED = np.array([[0.25, 0.75]], np.float32)
+REQUEST = SIMPLE.request("tiny", (np.zeros((2, 5), np.float32),))
+
+
+@contextmanager
+def answering(status: str, probabilities: list[list[float]]) -> Iterator[int]:
+    """A server that gives one connection this answer; yields its port."""
+    body = json.dumps({"probabilities": probabilities}).encode()
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def test_an_answer_within_the_tolerance_is_right() -> None:
+    with answering("200 OK", [[0.25005, 0.74995]]) as port:
+        check(port, SIMPLE, REQUEST, EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("status", "probabilities", "complaint"),
+    [
+        ("200 OK", [[0.2502, 0.7498]], "differ from the graph's by 0.0002"),
+        ("200 OK", [[float("nan"), 0.75]], "JSONDecodeError"),
+        ("200 OK", [[0.25, 0.5, 0.25]], "shape"),
+        ("503 Busy", [], "status 503"),
+    ],
+)
+def test_any_other_answer_is_wrong(status: str, probabilities: list[list[float]], complaint: str) -> None:
+    with answering(status, probabilities) as port, pytest.raises(WrongAnswer, match=complaint):
+        check(port, SIMPLE, REQUEST, EXPECTED)
+
+
+def test_a_server_that_does_not_listen_gives_a_wrong_answer() -> None:
+    with pytest.raises(WrongAnswer, match="refused"):
+        check(free_port(), SIMPLE, REQUEST, EXPECTED)
+
+
+def test_a_server_is_ready_at_its_first_good_answer() -> None:
+    with answering("200 OK", [[0.25, 0.75]]) as port:
+        wait_until_ready(port, REQUEST, has_ended=lambda: False)
+
+
+def test_waiting_stops_when_the_server_ends() -> None:
+    with pytest.raises(WrongAnswer, match="ended"):
+        wait_until_ready(free_port(), REQUEST, has_ended=lambda: True)
