@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 # Seconds that a run of so many rows, so many steps each, is expected to take.
 Cost = Callable[[int, int], float]
-# What each run costs besides: padding, sharing out, and the way to a thread and back.
-_RUN_OVERHEAD_S = 1e-4
+# What each run costs besides: padding, sharing out, the way to a thread and back, and caches that must be filled anew.
+_RUN_OVERHEAD_S = 2e-4
 # A run that takes no longer is not worth the search for something better.
 _SHORT_S = 5e-4
 
