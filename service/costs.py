@@ -38,6 +38,14 @@ class Costs:
         """Seconds that a run of `rows` sequences of `steps` is expected to take. Satisfies `policy.Cost`."""
         return self._known(rows, steps)
 
+    def __str__(self) -> str:
+        """What was measured, in one line for the log."""
+        return "; ".join(
+            f"{name} "
+            + ", ".join(f"{rows}x{steps} {seconds * 1e3:.3g}" for (rows, steps), seconds in sorted(of_one.items()))
+            for name, of_one in self.timings.items()
+        )
+
     def _least(self, rows: int, steps: int) -> float:
         return min(estimate(rows, steps) for estimate in self._estimates.values())
 
