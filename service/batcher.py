@@ -146,7 +146,8 @@ class Batcher:
         self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
     ) -> bool:
         """Do as `infer` does, and tell `waiter`; return whether that is possible: not for what must be split."""
-        if len(sequences) > 1 and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
+        stays_whole = policy.stays_whole(len(sequences), sequences.longest, self._limits, self._cost)
+        if not stays_whole and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
             return False
         self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
         return True

@@ -53,6 +53,15 @@ class Waiting(Protocol):
         """When it came, on the clock that `starts_in_s` is asked with."""
 
 
+def stays_whole(rows: int, longest: int, limits: Limits, cost: Cost | None = None) -> bool:
+    """Whether a request of so many rows fits a batch and is not worth the search for a way to cut it."""
+    return _fits(rows, longest, limits) and (cost is None or cost(rows, longest) <= _SHORT_S)
+
+
+def _fits(rows: int, longest: int, limits: Limits) -> bool:
+    return rows <= limits.max_rows and rows * longest <= limits.max_steps
+
+
 def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) -> list[NDArray[np.int64]]:
     """Cut one request's rows into parts that each fit a batch; return each part's row numbers.
 
@@ -63,8 +72,7 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
     if rows == 1:
         return [np.zeros(1, np.int64)]
     longest = int(lengths.max())
-    fits = rows <= limits.max_rows and rows * longest <= limits.max_steps
-    if fits and (cost is None or cost(rows, longest) <= _SHORT_S):
+    if stays_whole(rows, longest, limits, cost):
         return [np.arange(rows)]
     order = np.argsort(-lengths, kind="stable")
     descending = lengths[order].tolist()
@@ -75,7 +83,7 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
         stop = start + (most if cost is None else _cheapest_size(descending[start : start + most], cost))
         parts.append(order[start:stop])
         start = stop
-    if fits and cost is not None:
+    if cost is not None and _fits(rows, longest, limits):
         apart_s = sum(cost(len(part), int(lengths[part[0]])) + _RUN_OVERHEAD_S for part in parts)
         if apart_s >= cost(rows, longest) + _RUN_OVERHEAD_S:
             return [np.arange(rows)]
