@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model.bundle import Epoch, Examples, Stage
 from service import openapi
-from service.backends import Array, BackendName, DeviceName
+from service.backends import Array, BackendName, DeviceName, RuntimeName
 from service.engine import Engine, Prediction, Query
 from service.http import Asked, Request, Response
 from service.registry import Registry
@@ -106,11 +106,20 @@ class ModelList(_Answer):
     models: list[ServedModel]
 
 
+class TimedRun(_Answer):
+    """How long a run of `sequences`, each of `steps`, took when the version was loaded."""
+
+    sequences: int
+    steps: int
+    seconds: float
+
+
 class WhereItRuns(_Answer):
-    """The runtime and device of one model version."""
+    """The runtime and device of one model version. Backend `auto` computes each batch by the faster of `timings`."""
 
     backend: BackendName
     device: DeviceName
+    timings: dict[RuntimeName, tuple[TimedRun, ...]]
 
 
 class ModelDescription(_Answer):
@@ -172,8 +181,18 @@ def _description(engine: Engine) -> ModelDescription:
     return ModelDescription(
         name=engine.name,
         version=engine.version,
-        runtime=WhereItRuns(backend=engine.backend.name, device=engine.backend.device),
+        runtime=_runtime(engine),
         pipeline=manifest.pipeline(),
         training_trace=manifest.trace,
         manifest=manifest.model_dump(mode="json", exclude={"trace"}),
     )
+
+
+def _runtime(engine: Engine) -> WhereItRuns:
+    timings = {
+        name: tuple(
+            TimedRun(sequences=rows, steps=steps, seconds=seconds) for (rows, steps), seconds in sorted(of_one.items())
+        )
+        for name, of_one in engine.costs.timings.items()
+    }
+    return WhereItRuns(backend=engine.backend.name, device=engine.backend.device, timings=timings)

@@ -14,7 +14,6 @@ from bisect import insort
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -147,7 +146,8 @@ class Batcher:
         self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
     ) -> bool:
         """Do as `infer` does, and tell `waiter`; return whether that is possible: not for what must be split."""
-        if len(sequences) > 1 and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
+        stays_whole = policy.stays_whole(len(sequences), sequences.longest, self._limits, self._cost)
+        if not stays_whole and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
             return False
         self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
         return True
@@ -269,22 +269,22 @@ class Batcher:
             else:
                 self._answer(parts, done)
             return
-        self._loop.run_in_executor(self._thread, self._compute, parts, dispatched).add_done_callback(
-            partial(self._came_back, parts)
-        )
+        self._thread.submit(self._compute_elsewhere, parts, dispatched)
+
+    def _compute_elsewhere(self, parts: list[_Part], dispatched: float) -> None:
+        """In the backend's thread. What came of it is handed over here: a future that is waited for takes longer."""
+        try:
+            done = self._compute(parts, dispatched)
+        except BaseException as error:  # whatever it is, somebody waits for it
+            self._loop.call_soon_threadsafe(self._failed, parts, error)
+        else:
+            self._loop.call_soon_threadsafe(self._answer, parts, done)
 
     def _is_short(self, parts: Sequence[_Part]) -> bool:
         if self._cost is None:
             return False
         rows, longest = sum([part.rows for part in parts]), max([part.longest for part in parts])
         return self._cost(rows, longest) <= SHORT_RUN_S
-
-    def _came_back(self, parts: list[_Part], run: "asyncio.Future[list[Computed]]") -> None:
-        error = run.exception()
-        if error is None:
-            self._answer(parts, run.result())
-        else:
-            self._failed(parts, error)
 
     def _answer(self, parts: list[_Part], done: list[Computed]) -> None:
         self._metrics.ran([part.sequences.lengths for part in parts])

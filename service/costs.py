@@ -7,6 +7,7 @@ layers no longer fits the cache), and whether a run is short enough for the even
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import lru_cache
 from time import perf_counter
 
 import numpy as np
@@ -17,6 +18,7 @@ from service.policy import Limits
 
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
 _BUDGET_S = 2.0  # a runtime's; after that no larger shape is begun
+_KNOWN_SHAPES = 65_536
 
 # (rows, steps) → seconds of a run
 Timings = Mapping[tuple[int, int], float]
@@ -29,10 +31,23 @@ class Costs:
         """Take the timings of at least one runtime, at least one of each."""
         self.timings = timings
         self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
+        # A batch is put together by asking for dozens of shapes, nearly all of which have been asked for before.
+        self._known = lru_cache(_KNOWN_SHAPES)(self._least)
 
     def __call__(self, rows: int, steps: int) -> float:
         """Seconds that a run of `rows` sequences of `steps` is expected to take. Satisfies `policy.Cost`."""
-        return min([estimate(rows, steps) for estimate in self._estimates.values()])
+        return self._known(rows, steps)
+
+    def __str__(self) -> str:
+        """What was measured, in one line for the log."""
+        return "; ".join(
+            f"{name} "
+            + ", ".join(f"{rows}x{steps} {seconds * 1e3:.3g}" for (rows, steps), seconds in sorted(of_one.items()))
+            for name, of_one in self.timings.items()
+        )
+
+    def _least(self, rows: int, steps: int) -> float:
+        return min(estimate(rows, steps) for estimate in self._estimates.values())
 
     def fastest(self, rows: int, steps: int) -> RuntimeName:
         """The runtime that is expected to take the least."""

@@ -166,14 +166,13 @@ class Engine:
         self.manifest = loaded.bundle.manifest
         self.examples = loaded.examples
         self.backend = loaded.backend
-        self.timings = loaded.costs.timings
+        self.costs = loaded.costs
         self.name = self.manifest.name
         self.version = str(self.manifest.version)
         self.traced_names = loaded.tracer.names
         self.metrics = metrics.of_model(self.name, self.version)
         self._limits = limits
         self._tracer = loaded.tracer
-        self._cost = loaded.costs
         self._batcher = Batcher(
             loaded.backend,
             (self.manifest.num_layers * self.manifest.num_directions, self.manifest.hidden_size),
@@ -291,7 +290,7 @@ class Engine:
         """
         lengths = np.arange(1, len(sequence) + 1)
         probabilities = np.empty((len(sequence), len(self.manifest.labels)), np.float32)
-        for rows in policy.split(lengths, self._limits.batch, self._cost):
+        for rows in policy.split(lengths, self._limits.batch, self.costs):
             values = np.concatenate([sequence[: row + 1] for row in rows])
             prefixes = Sequences(values, lengths[rows], state and state.take(np.zeros_like(rows)))
             outputs = await self._batcher.infer(

@@ -7,7 +7,6 @@ tensor holds. Within these bounds, and if it is known what runs cost, a batch en
 cheapest: one that is much longer, or more of them than the runtime's cache takes, would make each dearer.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 
 # Seconds that a run of so many rows, so many steps each, is expected to take.
 Cost = Callable[[int, int], float]
-# What each run costs besides: padding, sharing out, and the way to a thread and back.
-_RUN_OVERHEAD_S = 1e-4
+# What each run costs besides: padding, sharing out, the way to a thread and back, and caches that must be filled anew.
+_RUN_OVERHEAD_S = 2e-4
+# What was measured of a run can be off by this much, and fewer runs leave more of the core to the rest of the service.
+_TOLERANCE = 0.05
 # A run that takes no longer is not worth the search for something better.
 _SHORT_S = 5e-4
 
@@ -53,6 +54,15 @@ class Waiting(Protocol):
         """When it came, on the clock that `starts_in_s` is asked with."""
 
 
+def stays_whole(rows: int, longest: int, limits: Limits, cost: Cost | None = None) -> bool:
+    """Whether a request of so many rows fits a batch and is not worth the search for a way to cut it."""
+    return _fits(rows, longest, limits) and (cost is None or cost(rows, longest) <= _SHORT_S)
+
+
+def _fits(rows: int, longest: int, limits: Limits) -> bool:
+    return rows <= limits.max_rows and rows * longest <= limits.max_steps
+
+
 def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) -> list[NDArray[np.int64]]:
     """Cut one request's rows into parts that each fit a batch; return each part's row numbers.
 
@@ -63,8 +73,7 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
     if rows == 1:
         return [np.zeros(1, np.int64)]
     longest = int(lengths.max())
-    fits = rows <= limits.max_rows and rows * longest <= limits.max_steps
-    if fits and (cost is None or cost(rows, longest) <= _SHORT_S):
+    if stays_whole(rows, longest, limits, cost):
         return [np.arange(rows)]
     order = np.argsort(-lengths, kind="stable")
     descending = lengths[order].tolist()
@@ -72,12 +81,12 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
     while start < rows:
         # Longest first, so a part's first row decides how many fit beside it.
         most = max(1, min(limits.max_rows, limits.max_steps // descending[start], rows - start))
-        stop = start + (most if cost is None else _cheapest_size(descending[start : start + most], cost))
+        stop = start + (most if cost is None else _best_size(descending[start : start + most], cost))
         parts.append(order[start:stop])
         start = stop
-    if fits and cost is not None:
+    if cost is not None and _fits(rows, longest, limits):
         apart_s = sum(cost(len(part), int(lengths[part[0]])) + _RUN_OVERHEAD_S for part in parts)
-        if apart_s >= cost(rows, longest) + _RUN_OVERHEAD_S:
+        if apart_s * (1 + _TOLERANCE) >= cost(rows, longest) + _RUN_OVERHEAD_S:
             return [np.arange(rows)]
     return parts
 
@@ -97,30 +106,32 @@ def select(waiting: Sequence[Waiting], limits: Limits, cost: Cost | None = None)
             if rows == limits.max_rows:
                 break
     if cost is not None and len(chosen) > 1 and cost(rows, longest) > _SHORT_S:
-        chosen = chosen[: _cheapest_count([waiting[position] for position in chosen], cost)]
+        chosen = chosen[: _best_count([waiting[position] for position in chosen], cost)]
     return sorted(chosen)
 
 
-def _cheapest_count(parts: Sequence[Waiting], cost: Cost) -> int:
-    """How many of `parts`, from the first one on, make the run in which a step is the cheapest."""
-    best, least, rows, steps, longest = 1, math.inf, 0, 0, 0
-    for count, part in enumerate(parts, 1):
+def _best_count(parts: Sequence[Waiting], cost: Cost) -> int:
+    """How many of `parts`, from the first one on, to run together."""
+    rows, steps, longest, prices = 0, 0, 0, []
+    for part in parts:
         rows, steps, longest = rows + part.rows, steps + part.steps, max(longest, part.longest)
-        each = (cost(rows, longest) + _RUN_OVERHEAD_S) / steps
-        if each <= least:
-            best, least = count, each
-    return best
+        prices.append((cost(rows, longest) + _RUN_OVERHEAD_S) / steps)
+    return _last_good(prices)
 
 
-def _cheapest_size(descending: Sequence[int], cost: Cost) -> int:
-    """How many of the longest of some rows, whose lengths are `descending`, make the cheapest run, by the step."""
-    best, least, steps = 1, math.inf, 0
+def _best_size(descending: Sequence[int], cost: Cost) -> int:
+    """How many of the longest of some rows, whose lengths are `descending`, to run together."""
+    steps, prices = 0, []
     for rows, length in enumerate(descending, 1):
         steps += length
-        each = (cost(rows, descending[0]) + _RUN_OVERHEAD_S) / steps
-        if each <= least:
-            best, least = rows, each
-    return best
+        prices.append((cost(rows, descending[0]) + _RUN_OVERHEAD_S) / steps)
+    return _last_good(prices)
+
+
+def _last_good(prices: Sequence[float]) -> int:
+    """How many make the largest run that is among the cheapest; `prices` are of a step, in a run of 1, 2, 3 …"""
+    enough = min(prices) * (1 + _TOLERANCE)
+    return max(count for count, price in enumerate(prices, 1) if price <= enough)
 
 
 def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> float:

@@ -78,11 +78,12 @@ class Sequences:
 def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Put ragged batches together: zero-padded sequences float32 (B, T, F) and their lengths int64 (B)."""
     if len(parts) == 1:
-        values, lengths = parts[0].values, parts[0].lengths
+        values, lengths, longest = parts[0].values, parts[0].lengths, parts[0].longest
     else:
         values = np.concatenate([part.values for part in parts])
         lengths = np.concatenate([part.lengths for part in parts])
-    batch, longest, features = len(lengths), int(lengths.max()), values.shape[1]
+        longest = max([part.longest for part in parts])
+    batch, features = len(lengths), values.shape[1]
     if len(values) == batch * longest:
         return values.reshape(batch, longest, features), lengths
     padded = np.zeros((batch, longest, features), np.float32)

@@ -84,6 +84,7 @@ class Loader:
         self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **where)
         fields = {**where, "duration_s": round(loaded.duration_s, 3)}
         logger.info("%s/%s is loaded", name, made.version, extra={"fields": fields})
+        logger.info("%s/%s: sequences x steps of a run, and its ms: %s", name, made.version, made.costs)
         return made
 
 
