@@ -9,7 +9,7 @@ import mimetypes
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import Response as RawResponse
@@ -32,6 +32,12 @@ _HEADERS: Final = {
     "referrer-policy": "no-referrer",
     "vary": "accept-encoding",
     "x-content-type-options": "nosniff",
+}
+_SHAPES_BODY: Final = {
+    **{name: {"type": "integer"} for name in ("input_size", "hidden_size", "num_layers")},
+    **{name: {"type": "boolean"} for name in ("bias", "batch_first", "bidirectional")},
+    **{name: {"type": "integer"} for name in ("sequence_length", "features")},
+    "batch": {"type": ["integer", "null"]},
 }
 
 
@@ -81,16 +87,13 @@ class PageApi:
         router = APIRouter()
         router.add_api_route("/", self.page, include_in_schema=False)
         router.add_api_route("/static/page/{file}", self.file, include_in_schema=False)
-        numbers = dict.fromkeys(("input_size", "hidden_size", "num_layers", "sequence_length"), {"type": "integer"})
-        flags = dict.fromkeys(("bias", "batch_first", "bidirectional"), {"type": "boolean"})
-        input_sizes = {"batch": {"type": ["integer", "null"]}, "features": {"type": "integer"}}
         router.add_api_route(
             "/v1/shapes",
             self.shapes,
             methods=["POST"],
             tags=["shapes"],
             responses=openapi.errors(400, 401, 413, 500),
-            openapi_extra=openapi.json_body({**numbers, **flags, **input_sizes}),
+            openapi_extra=openapi.json_body(_SHAPES_BODY),
         )
         return router
 

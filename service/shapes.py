@@ -70,7 +70,9 @@ def lstm_shapes(given: Mapping[str, Any]) -> LSTMShapes:
         if name not in _WHY:
             raise _refusal(call, "TypeError", f"RNNBase.__init__() got an unexpected keyword argument {name!r}", "")
     _check_missing(call, given)
-    bias, batch_first = (_flag(call, given, name, default) for name, default in (("bias", True), ("batch_first", False)))
+    bias, batch_first = (
+        _flag(call, given, name, default) for name, default in (("bias", True), ("batch_first", False))
+    )
     input_size, hidden_size = (_size(call, given, name) for name in ("input_size", "hidden_size"))
     num_layers = _size(call, given, "num_layers", default=1, most=MAX_LAYERS)
     directions = 1 + _flag(call, given, "bidirectional", False)
@@ -128,7 +130,7 @@ def _check_missing(call: str, given: Mapping[str, Any]) -> None:
         raise _refusal(call, "TypeError", message, f"{missing[-1]}: {_WHY[missing[-1]]}")
 
 
-def _flag(call: str, given: Mapping[str, Any], name: str, default: bool) -> bool:  # noqa: FBT001
+def _flag(call: str, given: Mapping[str, Any], name: str, default: bool) -> bool:
     value = given.get(name, default)
     if not isinstance(value, bool):
         raise _refusal(call, "TypeError", f"{name} should be of type bool, got: {_type_name(value)}", _WHY[name])

@@ -11,7 +11,7 @@ def row(table: str, start: str) -> list[str]:
 
 def test_a_cell_is_a_median_with_the_least_and_the_most() -> None:
     cells = [make_cell("mosec", "S2", rate, round_number=n) for n, rate in enumerate((900, 1000, 1100), 1)]
-    assert row(rates(make_run(3, cells=cells), "tiny"), "mosec") == ["mosec", "", "1,000 −10 +10 %", ""]  # noqa: RUF001
+    assert row(rates(make_run(3, cells=cells), "tiny"), "mosec") == ["mosec", "", "1,000 −10 +10 %", ""]
 
 
 def test_a_single_round_has_no_spread_and_s1_is_a_latency() -> None:

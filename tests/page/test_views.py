@@ -123,10 +123,10 @@ def test_live_counts_what_is_sent(service: ServiceProcess, open_page: OpenPage) 
     page.get_by_role("button", name="Send 200 predictions").click()
     expect(page.get_by_text("200 inference requests in the time shown")).to_be_visible()
     expect(tile).to_have_text(f"{before + 200:,}")
-    runs = page.locator("figure", has_text="Batch sizes").locator(".bar-value").all_inner_texts()
+    runs = page.locator("figure", has_text="Batch sizes").locator(".bar-value").all_text_contents()
     executions = re.findall(r"^lstm_batch_size_count (\S+)", httpx.get(f"{service.url}/metrics").text, re.MULTILINE)
     assert 0 < sum(int(count.replace(",", "")) for count in runs) <= float(executions[0])
     for figure in ("Median by stage", "99th percentile by stage"):
-        texts = page.locator("figure", has_text=figure).locator(".bar-value").all_inner_texts()
+        texts = page.locator("figure", has_text=figure).locator(".bar-value").all_text_contents()
         assert len(texts) == 6
         assert all(text.endswith(" ms") for text in texts)
