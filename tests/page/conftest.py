@@ -60,10 +60,11 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     """Open `url` with a context of its own; at the end fail for any console error or request to another host."""
     contexts, faults = [], []
 
-    def open_one(url: str, *, allowed: tuple[str, ...] = (), **options: Any) -> Page:
+    def open_one(url: str, *, allowed: tuple[str, ...] = (), observe: str = "", **options: Any) -> Page:
         context = browser.new_context(reduced_motion="reduce", **options)
         context.set_default_timeout(LIMIT_MS)
         contexts.append(context)
+        context.add_init_script(observe)
         page = context.new_page()
         origin = "/".join(url.split("/")[:3])
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))

@@ -116,10 +116,11 @@ export class Editor {
   press(event) {
     const [low, high] = this.reach;
     const nudge = (high - low) * (event.shiftKey ? 0.1 : 0.02);
-    const moved = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const { step, sequence: { steps } } = this;
+    const target = { ArrowLeft: step - 1, ArrowRight: step + 1, Home: 0, End: steps - 1 }[event.key];
     const raised = { ArrowUp: nudge, ArrowDown: -nudge }[event.key];
-    if (moved) this.app.set({ step: indexOf(this.step + 1 + moved, this.sequence.steps) + 1 });
-    else if (raised) this.change([[this.step, this.sequence.at(this.step, this.at) + raised]], this.step);
+    if (target !== undefined) this.app.set({ step: indexOf(target + 1, steps) + 1 });
+    else if (raised) this.change([[step, this.sequence.at(step, this.at) + raised]], step);
     else return;
     event.preventDefault();
   }

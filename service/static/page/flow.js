@@ -25,9 +25,10 @@ export function createFlow(panel, app) {
     error, chain, note, stages,
   );
   const latest = newest();
-  let drawn = "";
+  let drawn = "", turns = 0;
 
   async function show() {
+    const turn = ++turns;
     const about = await app.about();
     const { example: chosen, batch: size } = app.state;
     const first = indexOf(chosen, about.examples.length);
@@ -36,13 +37,15 @@ export function createFlow(panel, app) {
     example.replaceChildren(...about.examples.map((one, index) => el("option", { value: index }, exampleName(one, index))));
     example.value = first;
     batch.value = size || USUAL;
+    let failure = null;
     try {
       await draw(about, first, Number(batch.value));
       drawn = wanted;
-      showError(error, null);
-    } catch (failure) {
-      showError(error, failure);
+    } catch (caught) {
+      failure = caught;
     }
+    if (turn !== turns) return; // something else has been asked for since
+    showError(error, failure);
     batch.setAttribute("aria-invalid", String(!error.hidden));
   }
 

@@ -84,7 +84,7 @@ export function parseJson(text) {
   } catch (error) {
     throw new Error(`this is not JSON: ${error.message}`);
   }
-  if (found && !Array.isArray(found) && "sequences" in found) found = found.sequences;
+  if (found?.sequences !== undefined) found = found.sequences;
   return Array.isArray(found?.[0]?.[0]) ? found[0] : found;
 }
 

@@ -29,7 +29,7 @@ export function createTraining(panel, app) {
 
 function story({ training_trace: trace, manifest }) {
   const first = trace[0], last = trace.at(-1);
-  return `In ${trace.length} ${trace.length === 1 ? "epoch" : "epochs"} over ${whole(manifest.data.train_size)} sequences the loss went from ${fixed(first.loss, 2)} to ${fixed(last.loss, 2)} and the accuracy from ${percent(first.accuracy)} to ${percent(last.accuracy)}. Then it was asked ${whole(manifest.data.test_size)} sequences that it had never seen.`;
+  return `In ${trace.length} ${trace.length === 1 ? "epoch" : "epochs"} over ${whole(manifest.data.train_size)} sequences the loss went from ${fixed(first.loss, 3)} to ${fixed(last.loss, 3)} and the accuracy from ${percent(first.accuracy)} to ${percent(last.accuracy)}. Then it was asked ${whole(manifest.data.test_size)} sequences that it had never seen.`;
 }
 
 function percent(value) {

@@ -1,0 +1,46 @@
+"""The page when not all is well: a key is asked for, there is no model yet, a link names what is no longer there."""
+
+import re
+from pathlib import Path
+
+from conftest import OpenPage
+from factories import make_bundle
+from playwright.sync_api import expect
+from processes import ServiceProcess, running_service
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: OpenPage) -> None:
+    make_bundle(tmp_path / "bundles", "tiny")
+    keys = tmp_path / "keys"
+    keys.write_text("open-sesame\n")
+    keys.chmod(0o600)
+    with running_service(tmp_path / "bundles", f"--api-keys-file={keys}") as service:
+        service.wait_until("/health/ready", 200)
+        page = open_page(f"{service.url}/#view=prediction", allowed=("status of 401",))
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("API key").fill("wrong")
+        dialog.get_by_role("button", name="Use this key").click()
+        dialog.get_by_label("API key").fill("open-sesame")
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(page.locator(".answer-label")).not_to_be_empty()
+        page.reload()
+        expect(page.locator(".answer-label")).not_to_be_empty()
+        expect(dialog).to_have_count(0)
+
+
+def test_without_a_model_it_says_what_to_run_and_notices_when_there_is_one(tmp_path: Path, open_page: OpenPage) -> None:
+    with running_service(tmp_path, "--reload-interval-s=0.2") as service:
+        page = open_page(f"{service.url}/", allowed=("status of 503",))
+        expect(page.get_by_role("heading", name="There is no model yet")).to_be_visible()
+        expect(page.locator("pre")).to_contain_text("python -m model train reference")
+        page.get_by_role("tab", name="Shape lab").click()
+        expect(page.locator("#parameter-count")).to_have_text("480")
+        page.get_by_role("tab", name="Data flow").click()
+        make_bundle(tmp_path, "tiny")
+        expect(page.locator(".stage").first).to_be_visible(timeout=15_000)
+
+
+def test_a_link_to_what_is_gone_leads_to_what_is_there(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=training&model=gone&version=7")
+    expect(page.locator("#epochs")).to_be_visible()
+    expect(page).to_have_url(re.compile("model=(?!gone)"))
