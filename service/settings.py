@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     max_sequence_length: Positive = Field(10_000, description="time steps of one sequence; then 413")
     max_trace_values: Positive = Field(4_000_000, description="numbers in one answer's traces; then 413")
     api_keys_file: Path | None = Field(
-        None, description="file of bearer keys, one a line; asked for on every path but those of health"
+        None, description="file of bearer keys, one a line; asked for but for health and the page's own files"
     )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="time for requests in flight after SIGTERM")
     log_format: Literal["text", "json"] = Field("text", description="one line, or one JSON object, per record")

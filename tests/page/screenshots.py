@@ -1,6 +1,8 @@
 """Takes a picture of every view of a running service's page: light, dark, and as wide as a phone.
 
 python tests/page/screenshots.py http://127.0.0.1:8000 FOLDER
+
+`trace-page.png`, which the README shows, is the top of one of them; copy it from FOLDER when the page has changed.
 """
 
 import argparse
@@ -54,6 +56,15 @@ def take(browser: Browser, url: str, folder: Path) -> None:
                 page.close()
 
 
+def take_top(browser: Browser, url: str, file: Path) -> None:
+    """The beginning of a prediction, as far as the network's state over time."""
+    with browser.new_context(reduced_motion="reduce", viewport={"width": 1100, "height": 1290}) as context:
+        page = context.new_page()
+        page.goto(f"{url}/#{VIEWS['prediction']}")
+        settle(page, "prediction")
+        page.screenshot(path=file)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,6 +74,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with running_browser() as browser:
         take(browser, arguments.url.rstrip("/"), arguments.folder)
+        take_top(browser, arguments.url.rstrip("/"), arguments.folder / "trace-page.png")
 
 
 if __name__ == "__main__":
