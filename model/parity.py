@@ -106,10 +106,12 @@ def _lowest(network: LSTMClassifier, num_layers: int) -> nn.LSTM:
 
 
 def largest_difference(actual: NDArray[np.float32] | None, expected: NDArray[np.float64]) -> float:
-    """The largest difference, as a fraction of values above 1; infinite for another shape, NaN for a value not finite.
+    """The largest difference, as a fraction of its vector's largest value if that is above 1.
 
-    A cell state grows with the sequence, and float32 holds 1e-5 of a value above 100 no more.
+    Infinite for another shape, NaN for a value that is not finite. Cell states and logits have no bound, and float32
+    holds 1e-5 of a value above 100 no more, nor of a small one that is what large ones leave when they are summed.
     """
     if actual is None or actual.shape != expected.shape:
         return float("inf")
-    return float((np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0)).max())
+    scale = np.maximum(np.abs(expected).max(axis=-1, keepdims=True), 1.0)
+    return float((np.abs(actual - expected) / scale).max())

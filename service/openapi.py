@@ -14,7 +14,7 @@ DESCRIPTION = (
     "LSTM sequence classification over HTTP, with what every layer computed on request.\n\n"
     'Every error has the body `{"error": "what was got, what is allowed"}`. Any other path is 404, any other method '
     "405 with `Allow`. Every answer carries `X-Request-Id`, the client's own if it sent one. A bearer key is needed, "
-    "on all paths but those of health, if the service was started with `LSTM_API_KEYS_FILE`."
+    "on all paths but those of health and the trace page, if the service was started with `LSTM_API_KEYS_FILE`."
 )
 
 _ERRORS = {

@@ -50,6 +50,7 @@ def test_any_output_that_differs_is_an_error(output, damage):
 def test_a_difference_is_absolute_up_to_one_and_relative_above():
     assert largest_difference(np.array([0.5, 0.0]), np.array([0.25, 0.0])) == 0.25
     assert largest_difference(np.array([101.0]), np.array([100.0])) == 0.01
+    assert largest_difference(np.array([100.0, 0.5]), np.array([100.0, 0.25])) == 0.0025
 
 
 def test_the_weights_are_filed_under_their_pytorch_names():
