@@ -42,8 +42,10 @@ _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 
-# How long what was noted may wait until it is booked: another worker's scrape is behind by no more.
-_BOOKING_INTERVAL_S = 0.05
+# How long what was noted may wait until it is booked: another worker's scrape is behind by no more. To book takes 1 ms,
+# nearly whatever there is: 20 times a second it was 6 % of a worker's time.
+_BOOKING_INTERVAL_S = 0.25
+_MANY = 1024  # answers that are booked at once, since to book thousands would hold up the event loop
 
 
 class _BulkHistogram(Histogram):
@@ -315,6 +317,8 @@ class ModelMetrics:
         """Note a successful inference request's duration and stages."""
         self._timings.append(timing)
         self._note()
+        if len(self._timings) >= _MANY:
+            self._all.book()
 
     def failed(self, duration_s: float) -> None:
         """Book an inference request that did not succeed."""
