@@ -40,6 +40,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         listener=listener,
         readiness=readiness,
         control=control,
+        hang_timeout_s=settings.hang_timeout_s,
         stop_timeout_s=settings.drain_timeout_s + 5,
     )
     return workers.run()

@@ -50,7 +50,7 @@ class DescribeApi:
         router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=openapi.errors(500))
         asked, of_one = openapi.errors(401), openapi.errors(401, 404, 503)
         model, version = "/models/{name}", "/models/{name}/versions/{version}"
-        router.add_api_route("/health/live", self.v2_live)
+        router.add_api_route("/health/live", self.v2_live, responses=openapi.errors(503))
         router.add_api_route("/health/ready", self.v2_ready, responses=openapi.errors(503))
         router.add_api_route("", self.v2_server, responses=asked)
         router.add_api_route("/models", self.v2_list_models, responses=asked)
@@ -66,7 +66,9 @@ class DescribeApi:
         return router
 
     async def v2_live(self) -> Json:
-        """Say that the process runs and its event loop turns."""
+        """Say that the process runs, its event loop turns, and no worker's model run hangs."""
+        if not self._readiness.live:
+            raise Unavailable("a model run hangs")
         return {"live": True}
 
     async def v2_ready(self) -> Json:

@@ -45,6 +45,7 @@ class Service:
         self.readiness = readiness
         self._control = control
         self._reload_interval_s = settings.reload_interval_s
+        self._hang_timeout_s = settings.hang_timeout_s
         self._following: asyncio.Task[None] | None = None
         self._metrics = Metrics()
         limits = EngineLimits(
@@ -80,6 +81,18 @@ class Service:
     def drain(self) -> None:
         """Say that no more requests should be sent here; those that come are still answered."""
         self.readiness.set(WorkerState.DRAINING)
+
+    def beat(self) -> None:
+        """Say that the event loop turns, and whether a model run hangs: then the service is neither live nor ready."""
+        self.readiness.beat()
+        longest_s = max((engine.run_s for engine in self._registry), default=0.0)
+        state = self.readiness.state
+        if longest_s > self._hang_timeout_s and state is WorkerState.SERVING:
+            logger.error("a model run has taken %.0f s and is taken to hang", longest_s)
+            self.readiness.set(WorkerState.HANGING)
+        elif longest_s <= self._hang_timeout_s and state is WorkerState.HANGING:
+            logger.warning("the model run that was taken to hang has come to an end")
+            self.readiness.set(WorkerState.SERVING)
 
     async def close(self) -> None:
         """Release the models."""
@@ -120,10 +133,9 @@ class Service:
         describe = DescribeApi(self._registry, settings, readiness=self.readiness, metrics=self._metrics)
         app.include_router(describe.router())
         app.include_router(ControlApi(self._registry, settings).router())
-        app.add_api_route("/health/live", self._live, name="live", tags=["health"], responses=openapi.errors(500))
-        app.add_api_route(
-            "/health/ready", self._ready, name="ready", tags=["health"], responses=openapi.errors(500, 503)
-        )
+        unavailable = openapi.errors(500, 503)
+        app.add_api_route("/health/live", self._live, name="live", tags=["health"], responses=unavailable)
+        app.add_api_route("/health/ready", self._ready, name="ready", tags=["health"], responses=unavailable)
         app.add_api_route(
             "/metrics",
             self._scrape,
@@ -142,7 +154,9 @@ class Service:
         return app
 
     async def _live(self) -> dict[str, bool]:
-        """Say that the process runs and its event loop turns."""
+        """Say that the process runs, its event loop turns, and no worker's model run hangs."""
+        if not self.readiness.live:
+            raise Unavailable("a model run hangs")
         return {"live": True}
 
     async def _ready(self) -> dict[str, bool]:

@@ -113,6 +113,7 @@ class Batcher:
         self._waiting_rows = 0
         self._waiting_steps = 0
         self._running: list[_Part] = []
+        self._began_s = 0.0
         self._retries: list[list[_Part]] = []  # halves of a batch that failed; they go before all that waits
         self._next_step: asyncio.Handle | None = None
         self._delay_timer: asyncio.Handle | None = None
@@ -151,6 +152,11 @@ class Batcher:
             return False
         self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
         return True
+
+    @property
+    def run_s(self) -> float:
+        """How long the run in the backend's thread has taken; 0 if there is none."""
+        return self._loop.time() - self._began_s if self._running else 0.0
 
     async def close(self) -> None:
         """Take no more, finish what was taken, release the thread."""
@@ -269,6 +275,7 @@ class Batcher:
             else:
                 self._answer(parts, done)
             return
+        self._began_s = self._loop.time()
         self._thread.submit(self._compute_elsewhere, parts, dispatched)
 
     def _compute_elsewhere(self, parts: list[_Part], dispatched: float) -> None:

@@ -251,6 +251,11 @@ class Engine:
                 f"these traces would hold {size} values, at most {limit} may; send fewer or shorter sequences"
             )
 
+    @property
+    def run_s(self) -> float:
+        """How long the run that is in progress has taken; 0 if none is."""
+        return self._batcher.run_s
+
     async def close(self) -> None:
         """Wait for the requests that were routed here, finish what was taken, release the backend.
 

@@ -1,10 +1,12 @@
-"""What the workers see of each other: whether each may be sent requests, and how many connections it has.
+"""What the workers and their parent see of each other: whether each may be sent requests, how many connections it has,
+and when its event loop last turned.
 
-Two small arrays in memory that is made before the workers are forked, so that all share it.
+Small arrays in memory that is made before the workers are forked, so that all share it.
 """
 
 import mmap
 from enum import IntEnum
+from time import monotonic
 
 
 class WorkerState(IntEnum):
@@ -13,6 +15,7 @@ class WorkerState(IntEnum):
     STARTING = 0
     SERVING = 1
     DRAINING = 2
+    HANGING = 3  # a model run does not come to an end
 
 
 class Readiness:
@@ -25,14 +28,16 @@ class Readiness:
     def __init__(self, workers: int) -> None:
         self._states = mmap.mmap(-1, workers)
         self._connections = memoryview(mmap.mmap(-1, 4 * workers)).cast("I")
+        self._beats_s = memoryview(mmap.mmap(-1, 8 * workers)).cast("d")
         self._workers = workers
         self._mine = 0
 
     def become_worker(self, index: int) -> None:
-        """Say which worker this process is. One that follows a drained worker does not begin by draining."""
+        """Say which worker this process is. One that follows a drained or hung worker does not begin as that."""
         self._mine = index
         self.connections = 0
-        if self.state is WorkerState.DRAINING:
+        self._beats_s[index] = 0.0
+        if self.state in {WorkerState.DRAINING, WorkerState.HANGING}:
             self.set(WorkerState.SERVING)
 
     def set(self, state: WorkerState) -> None:
@@ -52,6 +57,21 @@ class Readiness:
     def has_served(self, index: int) -> bool:
         """Whether worker `index`, or one before it, has come as far as serving."""
         return self._states[index] != WorkerState.STARTING
+
+    def beat(self) -> None:
+        """Say that this worker's event loop turns."""
+        self._beats_s[self._mine] = monotonic()
+
+    def hangs(self, index: int, *, timeout_s: float) -> bool:
+        """Whether worker `index` says that it hangs, or serves and has said nothing for `timeout_s`."""
+        state, beat_s = self._states[index], self._beats_s[index]
+        is_silent = 0 < beat_s < monotonic() - timeout_s
+        return state == WorkerState.HANGING or (state == WorkerState.SERVING and is_silent)
+
+    @property
+    def live(self) -> bool:
+        """Whether no worker says that it hangs."""
+        return WorkerState.HANGING not in self._states[: self._workers]
 
     @property
     def ready(self) -> bool:

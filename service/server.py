@@ -73,6 +73,11 @@ class Server(uvicorn.Server):
             connection.give_up(Unavailable("the service shuts down and could not wait for this request"))
         await self._service.close()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: say that the event loop turns, and whether the models' runs come to an end."""
+        self._service.beat()
+        return await super().on_tick(counter)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop on SIGTERM and SIGINT with status 0. uvicorn's own way ends by raising the signal again.

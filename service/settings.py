@@ -74,6 +74,12 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="file of bearer keys, one a line; asked for but for health and the page's own files"
     )
+    hang_timeout_s: float = Field(
+        60,
+        gt=0,
+        le=86_400,
+        description="a model run, or a worker's silence, that lasts this long hangs: it is replaced",
+    )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="time for requests in flight after SIGTERM")
     log_format: Literal["text", "json"] = Field("text", description="one line, or one JSON object, per record")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -15,6 +15,7 @@ from service.control import Control
 from service.readiness import Readiness
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
+_LOOK_INTERVAL_S = 1.0  # at who hangs; signals are heard at once
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Workers:
         listener: socket.socket,
         readiness: Readiness,
         control: Control,
+        hang_timeout_s: float,
         stop_timeout_s: float,
     ) -> None:
         self._count = count
@@ -41,6 +43,7 @@ class Workers:
         self._serve = serve
         self._readiness = readiness
         self._control = control
+        self._hang_timeout_s = hang_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._indices: dict[int, int] = {}  # by process id
 
@@ -77,11 +80,13 @@ class Workers:
 
     def _watch(self) -> int:
         while True:
-            match signal.sigwait(_SIGNALS):
+            received = signal.sigtimedwait(_SIGNALS, _LOOK_INTERVAL_S)
+            match received and received.si_signo:
                 case signal.SIGHUP:
                     self._control.ring()
                 case signal.SIGTERM | signal.SIGINT:
                     return 0
+            self._kill_the_hung()
             for process_id, status in _reap():
                 index = self._indices.pop(process_id)
                 if not self._readiness.has_served(index):
@@ -90,6 +95,12 @@ class Workers:
                 logger.error("worker %d (process %d) ended with status %d and is replaced", index, process_id, status)
                 _forget_gauges(process_id)
                 self._start(index, replaces=True)
+
+    def _kill_the_hung(self) -> None:
+        for process_id, index in self._indices.items():
+            if self._readiness.hangs(index, timeout_s=self._hang_timeout_s):
+                logger.error("worker %d (process %d) hangs and is killed", index, process_id)
+                os.kill(process_id, signal.SIGKILL)
 
     def _stop(self) -> None:
         self._listener.close()  # the workers empty its queue, and only then may the last copy go

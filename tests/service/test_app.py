@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from factories import make_bundle
 from prometheus_client.parser import text_string_to_metric_families
-from serving import BODY, PREDICT, ask, serving
+from serving import BODY, PREDICT, ask, behind_a_gate, close_gate, serving
 
 from service.app import Service
 from service.backends import Runtime
@@ -178,3 +178,30 @@ def test_a_file_without_keys_ends_the_start(repository: Path, tmp_path: Path) ->
     settings = load_settings([f"--repository={repository}", f"--api-keys-file={empty}"], {})
     with pytest.raises(SettingsError, match="holds no key"):
         Service(settings, Runtime(("onnx",), "cpu", 1), Readiness(1), Control(1))
+
+
+def test_while_a_run_hangs_it_is_neither_live_nor_ready_and_the_request_gets_its_504(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = behind_a_gate(monkeypatch)
+
+    async def run() -> None:
+        arguments = ("--hang-timeout-s=0.05", "--request-timeout-ms=100")
+        async with serving(repository, *arguments) as served:
+
+            async def health() -> list[int]:
+                served.service.beat()
+                paths = ("/health/live", "/v2/health/live", "/health/ready", "/v2/health/ready")
+                return [(await served.client.get(path)).status_code for path in paths]
+
+            assert await health() == [200] * 4
+            close_gate(made["tiny"])
+            request = asyncio.create_task(served.client.post(PREDICT, json=BODY))
+            await made["tiny"].gate.has_been_entered()
+            assert (await request).status_code == 504
+            assert await health() == [503] * 4
+            made["tiny"].gate.open()
+            assert (await served.client.post(PREDICT, json=BODY)).status_code == 200
+            assert await health() == [200] * 4
+
+    asyncio.run(run())

@@ -150,6 +150,21 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_fail(repository: 
     assert any("is replaced" in line for line in service.log)
 
 
+def test_a_worker_that_hangs_is_replaced(repository: Path) -> None:
+    with running_service(repository, "--workers", "2", "--hang-timeout-s", "1") as service:
+        service.wait_until("/health/ready", 200)
+        before = children(service.process.pid)
+        os.kill(before[0], signal.SIGSTOP)  # its event loop turns no more
+        deadline = time.monotonic() + 30
+        while len(children(service.process.pid)) < 2 or before[0] in children(service.process.pid):
+            assert time.monotonic() < deadline, service.log
+            time.sleep(0.05)
+        assert before[1] in children(service.process.pid)
+        service.wait_until("/health/ready", 200)
+        assert service.terminate() == 0
+    assert any("hangs and is killed" in line for line in service.log)
+
+
 def test_sigterm_stops_all_workers_without_losing_a_request(repository: Path) -> None:
     with running_service(repository, "--workers", "2") as service:
         service.wait_until("/health/ready", 200)

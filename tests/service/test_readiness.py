@@ -1,4 +1,4 @@
-"""Readiness: one byte a worker, seen by all of them."""
+"""Readiness: what a worker says of itself is seen by all of them."""
 
 import os
 
@@ -64,3 +64,34 @@ def test_all_drain_when_the_last_worker_was_told_to_stop() -> None:
     assert not readiness.all_drain
     readiness.set(WorkerState.DRAINING)
     assert readiness.all_drain
+
+
+def test_a_worker_hangs_if_it_says_so_and_the_service_is_then_not_live() -> None:
+    readiness = Readiness(2)
+    in_child(readiness, 0, WorkerState.SERVING)
+    in_child(readiness, 1, WorkerState.HANGING)
+    assert [readiness.hangs(index, timeout_s=60) for index in (0, 1)] == [False, True]
+    assert not readiness.live
+    assert not readiness.ready
+    readiness.become_worker(1)
+    assert readiness.live
+    assert readiness.ready
+
+
+def test_a_worker_that_serves_hangs_if_it_has_been_silent_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("service.readiness.monotonic", lambda: now_s)
+    readiness = Readiness(1)
+    readiness.set(WorkerState.SERVING)
+    now_s += 100
+    assert not readiness.hangs(0, timeout_s=60), "it has not begun to beat"
+    readiness.beat()
+    now_s += 60
+    assert not readiness.hangs(0, timeout_s=60)
+    now_s += 1
+    assert readiness.hangs(0, timeout_s=60)
+    readiness.set(WorkerState.DRAINING)
+    assert not readiness.hangs(0, timeout_s=60), "its stop is timed by the parent"
+    readiness.set(WorkerState.SERVING)
+    readiness.become_worker(0)
+    assert not readiness.hangs(0, timeout_s=60), "another process has taken its place"
