@@ -243,6 +243,8 @@ class Protocol(HttpToolsProtocol):
         """The head of the request whose headers are complete, if it can take the short way."""
         if self.cycle is not None and not self.cycle.response_complete:
             return None
+        if self.parser.get_method() != b"POST":  # refused, and without a body if it is a HEAD
+            return None
         path = self.url.partition(b"?")[0].decode("latin-1")
         api = self._edge.inference_api(path)
         if api is None or self.expect_100_continue or self.parser.should_upgrade():
