@@ -6,9 +6,13 @@ answers it, and the answer goes out in one write. Whatever is out of the ordinar
 `Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
 
 A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
+
+There is no other protocol to upgrade to, and the wish for one is passed over (RFC 9110, 7.8): the parser would take the
+request's body for the other protocol, and clients of HTTP/2 send that wish with a POST.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +27,13 @@ from uvicorn.server import ServerState
 from service.app import Service
 from service.edge import Exchange, InferenceApi
 from service.errors import ClientGone, InvalidRequest, ServiceError
-from service.http import CLOSE, Header, Response, error_response
+from service.http import CLOSE, Header, Response, error_response, is_length
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
 _MAX_HEADS, _MAX_HEAD_BYTES = 256, 2048
+# A whole line of its own: nothing folded, nothing behind a bare line feed.
+_UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
@@ -149,6 +155,8 @@ class Protocol(HttpToolsProtocol):
                 self._begin(Inference(head, body))
                 self._answer()
                 return
+            if end and _UPGRADE.search(content):
+                data = b"".join((_UPGRADE.sub(b"", content), end, body))
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -163,6 +171,8 @@ class Protocol(HttpToolsProtocol):
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
+            if self.parser.should_upgrade():  # what follows is not parsed as this request's body
+                self.cycle.keep_alive = False
             return
         self._known_heads.add(first_head, head)
         self._begin(Inference(head))
@@ -251,7 +261,7 @@ class Protocol(HttpToolsProtocol):
             return None
         headers = dict(reversed(self.headers))
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or int(length) > self._max_body_bytes or b"content-encoding" in headers:
+        if not is_length(length) or int(length) > self._max_body_bytes or b"content-encoding" in headers:
             return None
         if self.parser.get_http_version() != "1.1":
             return None

@@ -25,13 +25,14 @@ from wire import (
     cut,
     head,
     post,
+    read_answers,
     run,
     wired,
     wired_throughout,
 )
 
 from service.errors import Unavailable
-from service.protocol import KnownHeads
+from service.protocol import Head, KnownHeads
 from service.server import Server
 
 TRACED = json.dumps(BODY | {"trace": "gates"}).encode()
@@ -159,3 +160,256 @@ def test_requests_in_any_packets_are_answered_in_order_and_the_same_as_one_by_on
             assert shapes(together) == shapes([alone[number] for number in chosen])
 
         same()
+
+
+def test_pipelined_requests_wait_for_those_before_them(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            close_gate(backends["tiny"])
+            connection = service.connect()
+            connection.send(post(CONTENT, "X-Request-Id: 1"), b"".join((health("2"), post(b"{", "X-Request-Id: 3"))))
+            await backends["tiny"].gate.has_been_entered()
+            await fake_clock.settle()
+            assert connection.transport.written == b""
+            backends["tiny"].gate.open()
+            answers = await connection.answers(3)
+            assert [answer.header("x-request-id") for answer in answers] == ["1", "2", "3"]
+            assert [answer.status for answer in answers] == [200, 200, 400]
+
+    run(test)
+
+
+def health(request_id: str) -> bytes:
+    return head(f"X-Request-Id: {request_id}", method="GET", path="/health/live")
+
+
+def test_a_client_that_expects_100_continue_is_told_to_go_on(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            begin = head("Expect: 100-continue", f"Content-Length: {len(CONTENT)}")
+            connection.send(begin)
+            await fake_clock.settle()
+            assert connection.transport.written == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert connection.way == UVICORN
+            connection.transport.written = b""
+            assert (await connection.ask(CONTENT)).status == 200
+            for _ in range(2):
+                connection.transport.written = b""
+                connection.send(begin + CONTENT)  # who does not wait needs not be told, but may be
+                await connection.answers(2)
+                assert connection.way == UVICORN
+
+    run(test)
+
+
+@pytest.mark.parametrize("lines", [(), ("Connection: keep-alive",)])
+def test_http_1_0_is_answered_and_closed(repository: Path, lines: tuple[str, ...]) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            for _ in range(2):
+                connection = service.connect()
+                connection.send(post(CONTENT, *lines, version="1.0"))
+                (answer,) = await connection.closed()
+                assert (answer.status, connection.way) == (200, UVICORN)
+
+    run(test)
+
+
+@pytest.mark.parametrize("value", ["close", "Close", "foo, close"])
+def test_who_asks_for_a_close_gets_it_and_nothing_behind_it_is_answered(repository: Path, value: str) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            request = post(CONTENT, f"Connection: {value}")
+            for packets in ([request], [request], [request + post()], [request, post()]):
+                connection = service.connect()
+                connection.send(*packets)
+                (answer,) = await connection.closed()
+                assert (answer.status, answer.header("connection")) == (200, "close")
+
+    run(test)
+
+
+STRANGE_HEADS = {
+    "bare line feeds": post(end="\n").replace(b"\n\n", b"\r\n\r\n", 1),
+    "one bare line feed": post(CONTENT, "A: b\nC: d"),
+    "a folded header": post(CONTENT, "A: b\r\n c"),
+    "a folded header with a line feed": post(CONTENT, "A: b\n c"),
+    "a folded length": head("Content-Length:\r\n " + str(len(CONTENT))) + CONTENT,
+    "a line feed and a second length": head(f"Content-Length: {len(CONTENT)}", "A: b\nContent-Length: 0") + CONTENT,
+    "empty lines before it": b"\r\n\r\n" + post(),
+    "a carriage return in a value": post(CONTENT, "A: b\rC: d"),
+}
+
+
+@pytest.mark.parametrize("request_", STRANGE_HEADS.values(), ids=STRANGE_HEADS.keys())
+def test_a_head_that_readers_of_http_may_take_differently_is_never_known(repository: Path, request_: bytes) -> None:
+    class Watched(KnownHeads):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[bytes] = []
+
+        def get(self, content: bytes) -> Head | None:
+            found = super().get(content)
+            if found is not None:
+                self.found.append(content)
+            return found
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            service.heads = watched = Watched()
+            for _ in range(3):
+                connection = service.connect()
+                connection.send(request_)
+                (answer,) = await connection.answers()
+                assert (answer.status == 400) == connection.is_closed
+            assert watched.found == []
+            for _ in range(3):
+                assert (await service.connect().ask(post())).status == 200
+            assert len(watched.found) == 2, "so it watches what it should"
+
+    run(test)
+
+
+@pytest.mark.parametrize("other", [CONTENT[:-1], b"", CONTENT + b"\r\n", CONTENT + b"GET /"])
+def test_a_known_head_with_a_body_of_another_length_is_read_to_its_own(repository: Path, other: bytes) -> None:
+    known = head(f"Content-Length: {len(CONTENT)}")
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            expected = (await connection.ask(known + CONTENT)).shape
+            connection.send(known + other)
+            if len(other) < len(CONTENT):
+                await fake_clock.settle()
+                assert len(read_answers(connection.transport.written)[0]) == 1
+                connection.send(CONTENT[len(other) :])
+            assert (await connection.answers(2))[1].shape == expected
+
+    run(test)
+
+
+def test_only_so_many_heads_are_remembered_and_none_that_is_long(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            for number in range(300):
+                await connection.ask(post(b"", f"X-Number: {number}"))
+            kept = [n for n in range(300) if service.heads.get(known_part(post(b"", f"X-Number: {n}"))) is not None]
+            assert 299 in kept
+            assert len(kept) <= 256
+            long = post(CONTENT, "X-Long: " + "x" * 3000)
+            assert (await service.connect().ask(long)).status == 200
+            assert service.heads.get(known_part(long)) is None
+
+    run(test)
+
+
+def known_part(request: bytes) -> bytes:
+    return request.partition(b"\r\n\r\n")[0]
+
+
+HIDDEN = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n"
+SIZE = len(CONTENT)
+SMUGGLING = {
+    "length and chunked": head(f"Content-Length: {SIZE}", "Transfer-Encoding: chunked") + b"0\r\n\r\n" + HIDDEN,
+    "chunked and length": head("Transfer-Encoding: chunked", f"Content-Length: {SIZE}") + b"0\r\n\r\n" + HIDDEN,
+    "length and identity": head(f"Content-Length: {SIZE}", "Transfer-Encoding: identity") + CONTENT + HIDDEN,
+    "length and chunked, not last": head(f"Content-Length: {SIZE}", "Transfer-Encoding: chunked, gzip") + HIDDEN,
+    "a name with a space": head(f"Content-Length: {SIZE}", "Transfer-Encoding : chunked") + b"0\r\n\r\n" + HIDDEN,
+    "chunked after a vertical tab": head("Content-Length: 4", "Transfer-Encoding: \x0bchunked") + b"0\r\n\r\n" + HIDDEN,
+    "two lengths": head(f"Content-Length: {SIZE}", "Content-Length: 0") + HIDDEN,
+    "two lengths, the same": head(f"Content-Length: {SIZE}", f"Content-Length: {SIZE}") + CONTENT + HIDDEN,
+    "a list of lengths": head(f"Content-Length: {SIZE}, {SIZE}") + CONTENT + HIDDEN,
+    "a negative length": head("Content-Length: -1") + HIDDEN,
+    "a signed length": head(f"Content-Length: +{SIZE}") + CONTENT + HIDDEN,
+    "a hexadecimal length": head(f"Content-Length: {SIZE:#x}") + CONTENT + HIDDEN,
+    "a length with a blank in it": head("Content-Length: 1 0") + HIDDEN,
+    "an empty length": head("Content-Length:") + HIDDEN,
+    "a length of no number": head("Content-Length: \xb2") + HIDDEN,
+    "a length of too many digits": head("Content-Length: " + "9" * 30) + HIDDEN,
+    "a chunk of no size": head("Transfer-Encoding: chunked") + b"x\r\n" + HIDDEN,
+    "a chunk of a size too large": head("Transfer-Encoding: chunked") + b"f" * 17 + b"\r\n" + HIDDEN,
+    "a chunk that is longer": head("Transfer-Encoding: chunked") + b"1\r\nabc\r\n0\r\n\r\n" + HIDDEN,
+}
+
+
+@pytest.mark.parametrize("request_", SMUGGLING.values(), ids=SMUGGLING.keys())
+def test_a_length_that_can_be_read_in_two_ways_ends_the_connection(repository: Path, request_: bytes) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            for packets in ([request_], cut(request_, range(len(request_))), [post(), request_]):
+                connection = service.connect()
+                connection.send(*packets)
+                *_, answer = await connection.closed()
+                assert answer.status == 400
+                assert b"lstm_" not in connection.transport.written, "what was hidden behind it is not served"
+            assert service.heads.get(known_part(request_)) is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("lines", [("Expect: 100-continue",), ()])
+def test_a_length_of_thousands_of_zeros_is_no_bug_of_ours(repository: Path, lines: tuple[str, ...]) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(head(*lines, "Content-Length: " + f"{len(CONTENT):05000}") + CONTENT)
+            answers = await connection.answers(1 + len(lines))
+            assert [answer.status for answer in answers][-1] == 200
+
+    run(test)
+
+
+UPGRADES = [
+    ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"),
+    ("Connection: upgrade", "UPGRADE:websocket"),
+    ("Upgrade: h2c", "Connection: upgrade"),
+]
+
+
+@pytest.mark.parametrize("lines", UPGRADES)
+def test_the_wish_for_an_upgrade_is_passed_over(repository: Path, lines: tuple[str, ...]) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            whole, begin = post(CONTENT, *lines), head(*lines, f"Content-Length: {len(CONTENT)}")
+            for packets in ([whole], [begin, CONTENT], [whole]):
+                assert (await connection.ask(*packets)).status == 200
+            assert (await connection.ask(head(*lines, method="GET", path="/health/live"))).status == 200
+            assert (await connection.ask(chunked(CONTENT, *lines))).status == 200
+            assert (await connection.ask(post())).status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("lines", [*UPGRADES, ("Connection: upgrade", "Upgrade: h2c\r\n folded"),
+                                   ("Connection: upgrade", "Upgrade: h2c\nA: b")])  # fmt: skip
+def test_what_follows_a_wish_for_an_upgrade_in_pieces_is_never_a_request(
+    repository: Path, lines: tuple[str, ...]
+) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            begin = head(*lines, f"Content-Length: {len(HIDDEN)}")
+            connection.send(*cut(begin, range(len(begin))), HIDDEN)
+            await connection.closed()
+            assert b"lstm_" not in connection.transport.written
+
+    run(test)
+
+
+def test_what_is_not_http_is_refused_in_the_usual_shape_and_harms_nobody_else(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            neighbour, broken = service.connect(), service.connect()
+            neighbour.send(post()[:-5])
+            broken.send(b"\x16\x03\x01 what is this\r\n\r\n")
+            (answer,) = await broken.closed()
+            assert answer.status == 400
+            assert set(answer.json()) == {"error"}
+            assert (await neighbour.ask(post()[-5:])).status == 200
+
+    run(test)
