@@ -168,6 +168,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose a request's way."""
         first_head, self._first_head = self._first_head, b""
+        self._idle_since_s = math.inf  # what came before it may have been answered since its first byte
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
@@ -197,7 +198,8 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
@@ -221,6 +223,17 @@ class Protocol(HttpToolsProtocol):
 
     def _unset_keepalive_if_required(self) -> None:
         """The timer stays: one a connection, not one a request."""
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more of its requests are read."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers."""
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waits for is given up."""

@@ -1,13 +1,11 @@
 """`service.protocol`: the short way and uvicorn's give the same answers, to whatever bytes in whatever packets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import fake_clock
-import numpy as np
 import pytest
-from factories import ragged
 from fake_clock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +16,6 @@ from wire import (
     SHORT,
     UVICORN,
     Answer,
-    Connection,
-    Wired,
     binary,
     chunked,
     cut,
@@ -31,9 +27,10 @@ from wire import (
     wired_throughout,
 )
 
+from service import api_v1
+from service.api_v2 import _QUICK_VALUES
 from service.errors import Unavailable
 from service.protocol import Head, KnownHeads
-from service.server import Server
 
 TRACED = json.dumps(BODY | {"trace": "gates"}).encode()
 KEEP_ALIVE_S = 75  # `service.server`'s
@@ -411,5 +408,335 @@ def test_what_is_not_http_is_refused_in_the_usual_shape_and_harms_nobody_else(re
             assert answer.status == 400
             assert set(answer.json()) == {"error"}
             assert (await neighbour.ask(post()[-5:])).status == 200
+
+    run(test)
+
+
+QUIET = "--reload-interval-s=0"  # no timer but the connection's
+
+
+def test_only_a_connection_that_is_idle_for_long_is_closed(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET) as service:
+            connection, silent = service.connect(), service.connect()
+            for request in (post(), chunked(), post()):
+                await connection.ask(request)
+                await clock.advance(KEEP_ALIVE_S - 1)
+                assert not connection.is_closed
+            await clock.advance(1)
+            assert connection.is_closed
+            assert not silent.is_closed, "it has not asked anything yet"
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_a_connection_that_waits_for_an_answer_is_not_idle(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes]
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET, "--request-timeout-ms=1000000") as service:
+            connection = service.connect()
+            await connection.ask(post())
+            close_gate(backends["tiny"])
+            connection.send(make())
+            await backends["tiny"].gate.has_been_entered()
+            for _ in range(3):
+                await clock.advance(KEEP_ALIVE_S)
+            assert not connection.is_closed
+            backends["tiny"].gate.open()
+            await connection.answers(2)
+            await clock.advance(KEEP_ALIVE_S - 1)
+            assert not connection.is_closed
+            await clock.advance(1)
+            assert connection.is_closed
+
+    fake_clock.run(test)
+
+
+def test_a_request_that_begins_before_the_answer_to_the_one_before_it_is_not_idle_while_it_waits(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET, "--request-timeout-ms=1000000") as service:
+            gate = backends["tiny"].gate
+            close_gate(backends["tiny"])
+            connection = service.connect()
+            connection.send(post() + post()[:20])
+            await gate.has_been_entered()
+            gate.open()
+            await connection.answers()
+            gate.close()
+            connection.send(post()[20:])
+            await gate.has_been_entered()
+            await clock.advance(KEEP_ALIVE_S + 1)
+            assert not connection.is_closed
+            gate.open()
+            assert (await connection.answers(2))[1].status == 200
+
+    fake_clock.run(test)
+
+
+def test_nothing_is_left_of_a_connection_that_was_closed(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET) as service:
+            connections = [service.connect() for _ in range(4)]
+            assert service.service.readiness.connections == 4
+            await connections[0].ask(post())
+            await connections[1].ask(chunked())
+            connections[2].send(post()[:-1])
+            for connection in connections:
+                connection.transport.leave()
+            await clock.advance(2 * KEEP_ALIVE_S)
+            assert service.service.readiness.connections == 0
+            assert service.server.server_state.connections == set()
+
+    fake_clock.run(test)
+
+
+TWICE = [(make, trace) for make in (post, chunked) for trace in (False, True)]
+
+
+@pytest.mark.parametrize(("make", "trace"), TWICE)
+def test_a_client_that_leaves_while_it_waits_is_dropped_before_compute_and_counted(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes], trace: bool
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            close_gate(backends["tiny"])
+            stays, leaves, comes = (service.connect() for _ in range(3))
+            stays.send(post())
+            await backends["tiny"].gate.has_been_entered()
+            leaves.send(make(TRACED if trace else CONTENT))
+            await fake_clock.settle()
+            assert await service.served.metric("lstm_queue_size") == 2
+            leaves.transport.leave()
+            await fake_clock.settle()
+            backends["tiny"].gate.open()
+            assert (await stays.answers())[0].status == 200
+            assert (await comes.ask(post())).status == 200
+            assert len(backends["tiny"].batches) == 2, "of the client that stayed and the one that came after"
+            assert leaves.transport.written == b""
+            assert await service.served.metric("lstm_dropped_total", reason="disconnected") == 1
+            assert await service.served.metric("lstm_queue_size") == 0
+            gone = {"model": "tiny", "version": "1", "api": "v1", "code": "499"}
+            assert await service.served.metric("lstm_requests_total", **gone) == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_a_client_that_leaves_within_its_body_is_dropped_and_counted(
+    repository: Path, make: Callable[..., bytes]
+) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(make()[:-3])
+            await fake_clock.settle()
+            connection.transport.leave()
+            await fake_clock.settle()
+            assert await service.served.metric("lstm_dropped_total", reason="disconnected") == 1
+            connection = service.connect()
+            connection.send(make()[:30])  # not even the headers: that is no request
+            connection.transport.leave()
+            await fake_clock.settle()
+            assert await service.served.metric("lstm_dropped_total", reason="disconnected") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_once_it_drains_each_answer_closes_its_connection(repository: Path, make: Callable[..., bytes]) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            await connection.ask(make())
+            service.service.drain()
+            connection.send(make())
+            *_, last = await connection.closed()
+            assert (last.status, last.header("connection")) == (200, "close")
+
+    run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_what_is_in_flight_when_the_server_stops_is_answered_and_the_idle_are_closed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes]
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            idle, new, busy, receiving = (service.connect() for _ in range(4))
+            await idle.ask(make())
+            close_gate(backends["tiny"])
+            busy.send(make())
+            receiving.send(make()[:-3])
+            await backends["tiny"].gate.has_been_entered()
+            await fake_clock.settle()
+            for connection in (idle, new, busy, receiving):
+                connection.protocol.shutdown()  # what uvicorn tells each when it stops
+            assert (idle.is_closed, new.is_closed, busy.is_closed, receiving.is_closed) == (True, True, False, False)
+            receiving.send(make()[-3:])
+            backends["tiny"].gate.open()
+            for connection in (busy, receiving):
+                (answer,) = await connection.closed()
+                assert (answer.status, answer.header("connection")) == (200, "close")
+
+    run(test)
+
+
+def test_at_the_drain_limit_what_is_incomplete_or_waits_is_told_503_and_counted(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test() -> None:
+        async with wired(repository) as service:
+            close_gate(backends["tiny"])
+            receiving, running, waiting, traced = (service.connect() for _ in range(4))
+            receiving.send(post()[:-1])
+            running.send(post())
+            await backends["tiny"].gate.has_been_entered()
+            waiting.send(post())
+            traced.send(post(TRACED))
+            await fake_clock.settle()
+            service.service.drain()
+            for connection in (receiving, running, waiting, traced):
+                connection.protocol.shutdown()  # what uvicorn tells each when it stops
+                connection.protocol.give_up(Unavailable("the limit"))
+                connection.protocol.give_up(Unavailable("the limit"))  # once is enough
+            for connection in (receiving, running, waiting, traced):
+                (answer,) = await connection.closed()
+                assert (answer.status, answer.header("connection")) == (503, "close")
+                assert answer.json() == {"error": "the limit"}
+            backends["tiny"].gate.open()
+            await fake_clock.settle()
+            assert len(backends["tiny"].batches) == 1
+            assert await service.served.metric("lstm_rejected_total", reason="unavailable") == 4
+
+    run(test)
+
+
+@pytest.mark.parametrize("rows", [5461, 5462])
+def test_answers_above_and_below_the_threshold_for_a_thread_are_the_same(repository: Path, rows: int) -> None:
+    assert (rows * 3 > _QUICK_VALUES) == (rows == 5462)
+
+    async def test() -> None:
+        async with wired(repository, "--max-batch-size=10000", "--max-queue-size=10000") as service:
+            short, other = service.connect(), service.connect()
+            requests = [binary(1, rows=rows), binary(1, rows=rows, outputs=("logits",))]
+            for request in requests:
+                head_, _, body = request.partition(b"\r\n\r\n")
+                length = next(line for line in head_.decode().split("\r\n") if line.startswith("Inference"))
+                answer = await short.ask(request)
+                assert short.way == SHORT
+                assert answer.shape == (await other.ask(chunked(body, length, path=INFER, size=9999))).shape
+                assert answer.status == 200
+                assert len(answer.body) > rows * 12
+
+    run(test)
+
+
+def test_keys_hold_on_this_way_for_every_request_of_a_connection(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sesame\n")
+
+    async def test() -> None:
+        async with wired(repository, f"--api-keys-file={tmp_path / 'keys'}") as service:
+            connection = service.connect()
+            asked = [
+                await connection.ask(post(CONTENT, *lines))
+                for _ in range(2)
+                for lines in ((), ("Authorization: Bearer sesame",), ("Authorization: Bearer wrong",))
+            ]
+            assert [answer.status for answer in asked] == [401, 200, 401] * 2
+            assert asked[0].header("www-authenticate") == "Bearer"
+            assert connection.way == SHORT
+            (tmp_path / "keys").write_text("another one\n")
+            revoked = await connection.ask(post(CONTENT, "Authorization: Bearer sesame"))
+            assert revoked.status == 401, "a head that is known says nothing of the key in it"
+
+    run(test)
+
+
+def test_the_body_limit_holds_on_this_way(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository, "--max-body-bytes=1000") as service:
+            fits, over = service.connect(), service.connect()
+            assert (await fits.ask(post(b" " * 1000))).status == 400
+            assert fits.way == SHORT
+            over.send(head("Content-Length: 1001"))  # and no body: it is not waited for
+            (answer,) = await over.closed()
+            assert (answer.status, answer.header("connection")) == (413, "close")
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [2**20, 2**20 + 1])
+def test_a_body_of_a_megabyte_is_taken_on_either_way(repository: Path, size: int) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            request = post(CONTENT + b" " * (size - len(CONTENT)))
+            assert (await connection.ask(*cut(request, range(0, len(request), 65536)))).status == 200
+            assert connection.way == (SHORT if size == 2**20 else UVICORN)
+
+    run(test)
+
+
+def test_each_answer_has_the_id_that_was_given_or_one_of_its_own(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            given = [(await connection.ask(post(CONTENT, "X-Request-Id: mine"))).header("x-request-id") for _ in "ab"]
+            assert given == ["mine", "mine"]
+            made = [(await connection.ask(post())).header("x-request-id") for _ in "abc"]
+            assert len({one for one in made if one and len(one) == 32}) == 3
+            hostile = await connection.ask(post(CONTENT, "X-Request-Id: a b"))
+            assert hostile.header("x-request-id") != "a b"
+
+    run(test)
+
+
+def test_a_bug_is_answered_with_500_and_the_connection_goes_on(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            with monkeypatch.context() as patched:
+                patched.setattr(api_v1, "encode_json", lambda _: 1 // 0)
+                failed = await connection.ask(post())
+            assert (failed.status, failed.json()) == (500, {"error": "internal error"})
+            assert connection.way == SHORT
+            assert (await connection.ask(post())).status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_who_reads_no_answers_is_not_read_either(repository: Path, make: Callable[..., bytes]) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            request = make(json.dumps({"sequences": [[[1, 2, 3]]] * 64}).encode())
+            size = len((await connection.ask(request)).body)
+            connection.transport.stop_taking()
+            enough = 3 * 65_536 // size
+            for _ in range(enough):
+                connection.send(request)
+                await fake_clock.settle()
+            assert connection.transport.reads_are_paused
+            assert len(connection.transport.written) < 2 * 65_536
+            connection.transport.take_all()
+            assert {answer.status for answer in await connection.answers(1 + enough)} == {200}
+            assert not connection.transport.reads_are_paused
 
     run(test)

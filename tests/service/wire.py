@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ INFER = "/v2/models/tiny/infer"
 CONTENT = json.dumps(BODY).encode()
 SHORT, UVICORN = "short way", "uvicorn's way"
 
-_WAIT_S = 20
+_WAIT_S = 10
 _HIGH_WATER_BYTES = 65_536
 
 
@@ -264,7 +265,7 @@ def binary(steps: int = 2, *, rows: int = 1, outputs: Sequence[str] = ("probabil
 def cut(content: bytes, places: Sequence[int]) -> list[bytes]:
     """`content` in packets that begin at `places`."""
     bounds = [0, *sorted({place for place in places if 0 < place < len(content)}), len(content)]
-    return [content[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [content[start:stop] for start, stop in pairwise(bounds)]
 
 
 def run(test: Callable[[], Any]) -> None:
