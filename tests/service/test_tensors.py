@@ -366,15 +366,26 @@ def test_what_was_broken_is_refused_or_read_as_the_standard_library_reads_it(
     check_against_plain_reading(body, features, PredictDecoder())
 
 
-@pytest.mark.parametrize("token", TOKENS)
-def test_no_token_in_any_place_is_read_in_another_way_than_the_standard_library_reads_it(token: bytes) -> None:
-    body, decoder = b'{"sequences": [[[1, 2.5], [3, 4]], [[5, 6]]], "trace": "gates"}', PredictDecoder()
-    assert check_against_plain_reading(body, 2, decoder)
+@pytest.mark.parametrize("token", [b"", *TOKENS])
+@pytest.mark.parametrize(
+    ("body", "features", "values"),
+    [
+        (b'{"sequences": [[[1, 2.5], [3, 4]], [[5, 6]]], "trace": "gates"}', 2, b'1 2.5 [3,4] [[5,6]] "gates"'),
+        (b'{"sequences": [[[1], [2]], [[3]]]}', 1, b"1 [2] [[3]]"),
+    ],
+)
+def test_no_token_in_any_place_is_read_in_another_way_than_the_standard_library_reads_it(
+    token: bytes, body: bytes, features: int, values: bytes
+) -> None:
+    decoder = PredictDecoder()
+    assert check_against_plain_reading(body, features, decoder)
     for start in range(len(body) + 1):
         for stop in (start, start + 1):
-            check_against_plain_reading(body[:start] + token + body[stop:], 2, decoder)
-    for value in (b"1", b"2.5", b"[3, 4]", b"[[5, 6]]", b'"gates"'):
-        check_against_plain_reading(body.replace(value, token, 1), 2, decoder)
+            check_against_plain_reading(body[:start] + token + body[stop:], features, decoder)
+    body = body.replace(b", ", b",")
+    for value in values.split():
+        assert value in body
+        check_against_plain_reading(body.replace(value, token, 1), features, decoder)
 
 
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4))
