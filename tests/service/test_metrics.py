@@ -263,14 +263,15 @@ def test_what_was_noted_is_booked_within_its_interval_without_a_scrape() -> None
     fake_clock.run(test)
 
 
-def test_nothing_is_booked_and_no_timer_runs_while_nothing_happens() -> None:
+def test_there_is_one_timer_for_all_that_is_noted_and_none_after_a_scrape() -> None:
     async def test(_: FakeClock) -> None:
         metrics = Metrics()
         for _ in range(3):
             metrics.of_model("m", "1").ran([np.array([1])])
             metrics.queue_changed(1)
         metrics.render()
-        assert asyncio.get_running_loop()._scheduled == []  # type: ignore[attr-defined]
+        timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert [timer for timer in timers if not timer.cancelled()] == []
 
     fake_clock.run(test)
 
