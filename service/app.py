@@ -95,12 +95,13 @@ class Service:
             self.readiness.set(WorkerState.SERVING)
 
     async def close(self) -> None:
-        """Release the models."""
+        """Release the models, and leave nothing unbooked."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
         self._control.stop_listening()
         await self._registry.close()
+        self._metrics.book()  # a worker's files are read on after it has ended
 
     async def _follow(self) -> None:
         """Serve what the repository and the operators want: look every so often, and whenever the bell rings."""

@@ -35,6 +35,9 @@ _STATES = frozenset({"hn", "cn"})
 # the interpreter's lock back costs 50 us on an idle loop, and up to the switch interval of 5 ms on a busy one.
 SHORT_RUN_S = 2e-3
 
+# A waiter may be anyone's code: one that fails must not end the batcher, and leave all others waiting.
+_NOT_TOLD = "what waits for an answer failed to take it"
+
 Outputs = dict[str, Array]
 
 logger = logging.getLogger(__name__)
@@ -297,7 +300,10 @@ class Batcher:
         self._metrics.ran([part.sequences.lengths for part in parts])
         for part, result in zip(parts, done, strict=True):
             if not part.waiter.done():
-                part.waiter.set_result(result)
+                try:
+                    part.waiter.set_result(result)
+                except Exception:
+                    logger.exception(_NOT_TOLD)
         self._finish()
 
     def _failed(self, parts: list[_Part], error: BaseException) -> None:
@@ -308,7 +314,7 @@ class Batcher:
         else:
             logger.error("the model failed on one request", exc_info=error)
             if not parts[0].waiter.done():
-                parts[0].waiter.set_exception(InternalError("the model failed on this request"))
+                _refuse(parts[0], InternalError("the model failed on this request"))
         self._finish()
 
     def _finish(self) -> None:
@@ -350,10 +356,17 @@ class Batcher:
         pending = [part for part in (*self._waiting, *self._running) if not part.waiter.done()]
         for part in pending:
             if part.deadline_s <= now_s:
-                part.waiter.set_exception(DeadlineExceeded("the request's time ran out before it was computed"))
+                _refuse(part, DeadlineExceeded("the request's time ran out before it was computed"))
         alive = [part.deadline_s for part in pending if part.deadline_s > now_s]
         if alive:
             self._watch_deadline(min(alive))
+
+
+def _refuse(part: _Part, error: ServiceError) -> None:
+    try:
+        part.waiter.set_exception(error)
+    except Exception:
+        logger.exception(_NOT_TOLD)
 
 
 def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:

@@ -92,7 +92,7 @@ class AsgiRequest:
         Raises `TooLarge` as soon as it is known to be over `max_bytes`, and `ClientGone`.
         """
         announced = self.header(b"content-length")
-        if announced is not None and announced.isdigit() and int(announced) > max_bytes:
+        if announced is not None and is_length(announced) and int(announced) > max_bytes:
             raise TooLarge(f"body of {int(announced)} bytes, at most {max_bytes} are taken")
         chunks, size, more = [], 0, True
         while more:
@@ -118,6 +118,11 @@ class AsgiRequest:
             pass
         self.gone = True
         task.cancel()
+
+
+def is_length(value: bytes) -> bool:
+    """Whether a Content-Length is a number, and not of so many digits that Python refuses to read it."""
+    return value.isdigit() and len(value) <= 20
 
 
 def find_header(headers: Sequence[Header], name: bytes) -> bytes | None:

@@ -6,9 +6,13 @@ answers it, and the answer goes out in one write. Whatever is out of the ordinar
 `Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
 
 A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
+
+There is no other protocol to upgrade to, and the wish for one is passed over (RFC 9110, 7.8): the parser would take the
+request's body for the other protocol, and clients of HTTP/2 send that wish with a POST.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +27,13 @@ from uvicorn.server import ServerState
 from service.app import Service
 from service.edge import Exchange, InferenceApi
 from service.errors import ClientGone, InvalidRequest, ServiceError
-from service.http import CLOSE, Header, Response, error_response
+from service.http import CLOSE, Header, Response, error_response, is_length
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
 _MAX_HEADS, _MAX_HEAD_BYTES = 256, 2048
+# A whole line of its own: nothing folded, nothing behind a bare line feed.
+_UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
@@ -149,6 +155,8 @@ class Protocol(HttpToolsProtocol):
                 self._begin(Inference(head, body))
                 self._answer()
                 return
+            if end and _UPGRADE.search(content):
+                data = b"".join((_UPGRADE.sub(b"", content), end, body))
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -160,9 +168,12 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose a request's way."""
         first_head, self._first_head = self._first_head, b""
+        self._idle_since_s = math.inf  # what came before it may have been answered since its first byte
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
+            if self.parser.should_upgrade():  # what follows is not parsed as this request's body
+                self.cycle.keep_alive = False
             return
         self._known_heads.add(first_head, head)
         self._begin(Inference(head))
@@ -187,7 +198,8 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
@@ -211,6 +223,17 @@ class Protocol(HttpToolsProtocol):
 
     def _unset_keepalive_if_required(self) -> None:
         """The timer stays: one a connection, not one a request."""
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more of its requests are read."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read its answers."""
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waits for is given up."""
@@ -243,13 +266,15 @@ class Protocol(HttpToolsProtocol):
         """The head of the request whose headers are complete, if it can take the short way."""
         if self.cycle is not None and not self.cycle.response_complete:
             return None
+        if self.parser.get_method() != b"POST":  # refused, and without a body if it is a HEAD
+            return None
         path = self.url.partition(b"?")[0].decode("latin-1")
         api = self._edge.inference_api(path)
         if api is None or self.expect_100_continue or self.parser.should_upgrade():
             return None
         headers = dict(reversed(self.headers))
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or int(length) > self._max_body_bytes or b"content-encoding" in headers:
+        if not is_length(length) or int(length) > self._max_body_bytes or b"content-encoding" in headers:
             return None
         if self.parser.get_http_version() != "1.1":
             return None

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from factories import make_bundle
+from hypothesis import HealthCheck, settings
 
 # Networks this small are 20 times slower on two threads than on one: a bundle takes 0.5 s, or 14.
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

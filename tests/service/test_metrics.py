@@ -1,18 +1,22 @@
 """Metrics: the names, labels and units of the contract, and what each call books."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import fake_clock
 import numpy as np
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import Histogram
+from prometheus_client import Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from serving import BODY, PREDICT, serving
 
-from service.metrics import Metrics
+from service.metrics import _BOOKING_INTERVAL_S, Metrics
 from service.statistics import Total
 from service.timing import STAGES, Timing
 
@@ -205,3 +209,80 @@ def test_what_goes_wrong_with_the_repository_is_booked(metrics: Metrics) -> None
     assert value(metrics, "lstm_repository_readable") == 1
     metrics.looked_at_repository(readable=False)
     assert value(metrics, "lstm_repository_readable") == 0
+
+
+def booked(metrics: Metrics) -> Samples:
+    """What whoever reads the registry sees, without the booking that a scrape begins with."""
+    return scrape(generate_latest(metrics._registry))
+
+
+def test_what_was_noted_is_complete_in_a_scrape_however_much_it_is() -> None:
+    metrics = Metrics()
+    models = [metrics.of_model("m", version) for version in ("1", "2")]
+    for number in range(100):
+        of_model = models[number % 2]
+        metrics.queue_changed(1)
+        of_model.ran([np.array([2, 3]), np.array([1])])
+        of_model.predicted(("a", "b"), np.array([[0.25, 0.75]] * 3, np.float32))
+        of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
+        metrics.answered(model="m", version=str(number % 2 + 1), api="v1", status=200)
+        if number == 30:
+            metrics.render()  # a scrape in between takes nothing away, and counts nothing twice
+    for _ in range(2):
+        assert value(metrics, "lstm_queue_size") == 100
+        assert value(metrics, "lstm_batch_size_count") == 100
+        assert value(metrics, "lstm_batch_size_sum") == 300
+        assert value(metrics, "lstm_sequence_length_sum") == 600
+        assert value(metrics, "lstm_request_duration_seconds_sum") == 2100
+        assert value(metrics, "lstm_prediction_confidence_sum") == 225
+        for version in ("1", "2"):
+            assert value(metrics, "lstm_executions_total", model="m", version=version) == 50
+            assert value(metrics, "lstm_predictions_total", model="m", version=version, label="b") == 150
+            assert value(metrics, "lstm_requests_total", model="m", version=version, api="v1", code="200") == 50
+            stages = [
+                value(metrics, "lstm_model_stage_duration_seconds_sum", model="m", version=version, stage=stage)
+                for stage in STAGES
+            ]
+            assert stages == [50 * seconds for seconds in range(1, 7)]
+
+
+def test_what_was_noted_is_booked_within_its_interval_without_a_scrape() -> None:
+    answered = "lstm_requests_total", frozenset({"model": "", "version": "", "api": "v1", "code": "400"}.items())
+
+    async def test(clock: FakeClock) -> None:
+        metrics = Metrics()
+        for count in (1, 2):  # and again after a pause
+            metrics.answered(model="", version="", api="v1", status=400)
+            await clock.advance(_BOOKING_INTERVAL_S * 0.9)
+            metrics.queue_changed(5)  # puts nothing off
+            assert booked(metrics).get(answered, 0) == count - 1
+            await clock.advance(_BOOKING_INTERVAL_S * 0.1)
+            assert booked(metrics)[answered] == count
+            assert booked(metrics)["lstm_queue_size", frozenset()] == 5 * count
+
+    fake_clock.run(test)
+
+
+def test_there_is_one_timer_for_all_that_is_noted_and_none_after_a_scrape() -> None:
+    async def test(_: FakeClock) -> None:
+        metrics = Metrics()
+        for _ in range(3):
+            metrics.of_model("m", "1").ran([np.array([1])])
+            metrics.queue_changed(1)
+        metrics.render()
+        timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert [timer for timer in timers if not timer.cancelled()] == []
+
+    fake_clock.run(test)
+
+
+def test_what_was_noted_just_before_a_worker_ends_is_not_lost(repository: Path) -> None:
+    async def test(_: FakeClock) -> None:
+        async with serving(repository, "--reload-interval-s=0") as served:
+            await served.client.post(PREDICT, json=BODY)
+            metrics = served.service._metrics
+            labels = frozenset({"model": "tiny", "version": "1"}.items())
+            assert booked(metrics)["lstm_inferences_total", labels] == 0
+        assert booked(metrics)["lstm_inferences_total", labels] == 2
+
+    fake_clock.run(test)

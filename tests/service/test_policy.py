@@ -1,13 +1,14 @@
 """`service.policy`: pure functions, so these are properties."""
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from service.policy import Limits, select, split, starts_in_s
+from service.costs import Costs
+from service.policy import _RUN_OVERHEAD_S, _SHORT_S, Cost, Limits, select, split, starts_in_s
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,11 @@ class Part:
     rows: int
     longest: int
     enqueued_s: float = 0.0
+    spare: int = 0  # steps that it has less than `rows * longest`
+
+    @property
+    def steps(self) -> int:
+        return self.rows * self.longest - self.spare
 
 
 LIMITS = Limits(max_rows=8, max_steps=60, max_delay_s=0.0, window=12)
@@ -23,7 +29,8 @@ LIMITS = Limits(max_rows=8, max_steps=60, max_delay_s=0.0, window=12)
 @st.composite
 def parts(draw: st.DrawFn) -> Part:
     rows = draw(st.integers(1, LIMITS.max_rows))
-    return Part(rows, draw(st.integers(1, LIMITS.max_steps // rows)))
+    longest = draw(st.integers(1, LIMITS.max_steps // rows))
+    return Part(rows, longest, spare=draw(st.integers(0, (rows - 1) * (longest - 1))))
 
 
 queues = st.lists(parts(), min_size=1, max_size=30)
@@ -148,3 +155,144 @@ def test_as_much_as_one_batch_may_hold_does_not_wait(waiting: list[Part]) -> Non
     rows = sum(part.rows for part in waiting)
     full = rows >= LIMITS.max_rows or rows * max(part.longest for part in waiting) >= LIMITS.max_steps
     assert starts_in_s(waiting, 0.0, replace(LIMITS, max_delay_s=2.0)) == (0.0 if full else 2.0)
+
+
+def proportional(rows: int, steps: int) -> float:
+    """Every step of every row costs the same: only padding makes a difference."""
+    return 1e-3 * rows * steps
+
+
+def free(rows: int, steps: int) -> float:  # noqa: ARG001
+    return 0.0
+
+
+def steep(rows: int, steps: int) -> float:
+    """A second row makes each dearer, as where a cache is too small."""
+    return 1e-3 * steps * rows**2
+
+
+def flat(rows: int, steps: int) -> float:  # noqa: ARG001
+    """All that is computed at once costs the same."""
+    return 1.0
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> Cost:
+    """What may be measured, in whatever noise."""
+    seconds = st.floats(1e-6, 10)
+    shapes = [(rows, steps) for rows in (1, 2, 4, 8) for steps in (2, 60)]
+    return Costs({"onnx": {shape: draw(seconds) for shape in shapes}})
+
+
+costs = st.one_of(st.sampled_from([proportional, free, steep, flat]), measured())
+
+
+@settings(deadline=None)
+@given(queues, costs)
+def test_whatever_runs_cost_the_oldest_goes_and_no_limit_is_passed(waiting: list[Part], cost: Cost) -> None:
+    positions = select(waiting, LIMITS, cost)
+    assert positions[0] == 0
+    assert positions == sorted(set(positions))
+    assert positions[-1] < min(len(waiting), LIMITS.window)
+    assert fits([waiting[position] for position in positions])
+
+
+@settings(deadline=None)
+@given(queues, costs)
+def test_a_cost_only_leaves_out_those_that_are_farthest_in_length(waiting: list[Part], cost: Cost) -> None:
+    without, chosen = set(select(waiting, LIMITS)), set(select(waiting, LIMITS, cost))
+    assert chosen <= without
+    distance = [abs(part.longest - waiting[0].longest) for part in waiting]
+    for left, taken in product(without - chosen, chosen - {0}):
+        assert (distance[taken], taken) < (distance[left], left)
+
+
+@settings(deadline=None)
+@given(queues, costs)
+def test_what_is_chosen_is_as_cheap_by_the_step_as_whatever_else_could_be(waiting: list[Part], cost: Cost) -> None:
+    def per_step(positions: list[int]) -> float:
+        chosen = [waiting[position] for position in positions]
+        rows, longest = sum(part.rows for part in chosen), max(part.longest for part in chosen)
+        return (cost(rows, longest) + _RUN_OVERHEAD_S) / sum(part.steps for part in chosen)
+
+    def total(positions: list[int]) -> float:
+        chosen = [waiting[position] for position in positions]
+        return cost(sum(part.rows for part in chosen), max(part.longest for part in chosen))
+
+    without, chosen = select(waiting, LIMITS), select(waiting, LIMITS, cost)
+    by_distance = [0, *sorted(without[1:], key=lambda i: abs(waiting[i].longest - waiting[0].longest))]
+    if total(without) <= _SHORT_S:
+        assert chosen == without, "a run that is short is not worth the search"
+    else:
+        prefixes = [by_distance[:count] for count in range(1, len(by_distance) + 1)]
+        assert per_step(chosen) <= min(per_step(prefix) for prefix in prefixes) * (1 + 1e-9)
+
+
+@settings(deadline=None)
+@given(queues, costs, st.data())
+def test_whatever_runs_cost_none_starves(waiting: list[Part], cost: Cost, data: st.DataObject) -> None:
+    ours = waiting[-1]
+    for _ in range(len(waiting)):
+        gone = set(select(waiting, LIMITS, cost))
+        if any(waiting[position] is ours for position in gone):
+            return
+        waiting = [part for position, part in enumerate(waiting) if position not in gone]
+        waiting += [replace(part) for part in data.draw(st.lists(parts(), max_size=5))]
+    raise AssertionError("it was passed over again and again")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, LIMITS.max_steps), costs)
+def test_of_equals_the_older_goes_whatever_runs_cost(count: int, longest: int, cost: Cost) -> None:
+    waiting = [Part(1, longest) for _ in range(count)]
+    positions = select(waiting, LIMITS, cost)
+    assert positions == list(range(len(positions)))
+
+
+@settings(deadline=None)
+@given(queues, costs)
+def test_every_part_that_waits_is_run_exactly_once(waiting: list[Part], cost: Cost) -> None:
+    left, ran = list(range(len(waiting))), []
+    while left:
+        positions = select([waiting[number] for number in left], LIMITS, cost)
+        ran += [left[position] for position in positions]
+        left = [number for position, number in enumerate(left) if position not in positions]
+    assert sorted(ran) == list(range(len(waiting)))
+
+
+def test_a_batch_ends_where_one_more_would_make_each_dearer() -> None:
+    waiting = [Part(1, 10) for _ in range(8)]
+    assert select(waiting, LIMITS, steep) == [0]
+    assert select(waiting, LIMITS, flat) == [0, 1, 2, 3, 4, 5]  # no more fit: 60 steps
+    ragged = [Part(1, 10), Part(1, 50), Part(1, 10), Part(1, 10)]
+    assert select(ragged, replace(LIMITS, max_steps=1000), proportional) == [0, 2, 3]
+
+
+@settings(deadline=None)
+@given(lengths, costs)
+def test_whatever_runs_cost_a_split_has_each_row_once_and_each_part_fits(given_lengths: np.ndarray, cost: Cost) -> None:
+    split_rows = split(given_lengths, LIMITS, cost)
+    assert sorted(np.concatenate(split_rows).tolist()) == list(range(len(given_lengths)))
+    assert all(fits([Part(len(rows), int(given_lengths[rows].max()))]) for rows in split_rows)
+
+
+@settings(deadline=None)
+@given(lengths, costs)
+def test_what_fits_is_only_split_if_its_parts_cost_less(given_lengths: np.ndarray, cost: Cost) -> None:
+    rows, longest = len(given_lengths), int(given_lengths.max())
+    assume(fits([Part(rows, longest)]))
+    split_rows = split(given_lengths, LIMITS, cost)
+    if len(split_rows) == 1:
+        assert split_rows[0].tolist() == list(range(rows)), "whole, and in order"
+        return
+    assert cost(rows, longest) > _SHORT_S
+    apart_s = sum(cost(len(part), int(given_lengths[part].max())) + _RUN_OVERHEAD_S for part in split_rows)
+    assert apart_s < cost(rows, longest) + _RUN_OVERHEAD_S
+
+
+def test_one_long_row_is_split_off_where_padding_to_it_costs_more_than_a_second_run() -> None:
+    ragged = np.array([2, 2, 50, 2])
+    limits = replace(LIMITS, max_steps=1000)
+    assert [rows.tolist() for rows in split(ragged, limits, proportional)] == [[2], [0, 1, 3]]
+    assert [rows.tolist() for rows in split(ragged, limits, flat)] == [[0, 1, 2, 3]]
+    assert [rows.tolist() for rows in split(ragged, limits)] == [[0, 1, 2, 3]]

@@ -1,6 +1,7 @@
 """Readiness: what a worker says of itself is seen by all of them."""
 
 import os
+from copy import copy
 
 import pytest
 
@@ -95,3 +96,62 @@ def test_a_worker_that_serves_hangs_if_it_has_been_silent_for_too_long(monkeypat
     readiness.set(WorkerState.SERVING)
     readiness.become_worker(0)
     assert not readiness.hangs(0, timeout_s=60), "another process has taken its place"
+
+
+def beside(*counts: int, states: tuple[WorkerState, ...] | None = None) -> Readiness:
+    """What the first of some workers with these numbers of connections sees."""
+    readiness = Readiness(len(counts))
+    for index, (count, state) in enumerate(zip(counts, states or (WorkerState.SERVING,) * len(counts), strict=True)):
+        readiness.become_worker(index)
+        readiness.connections = count
+        readiness.set(state)
+    first = copy(readiness)
+    first._mine = 0  # to become it would forget its connections
+    return first
+
+
+@pytest.mark.parametrize(
+    ("counts", "has_more"),
+    [
+        ((0,), False),
+        ((1000,), False),
+        ((0, 0), False),
+        ((1, 0), False),
+        ((2, 0), True),
+        ((5, 4), False),
+        ((6, 4), True),
+        ((0, 9), False),
+        ((101, 100), False),
+        ((113, 100), False),
+        ((114, 100), True),
+        ((6, 6, 4), True),
+        ((6, 9, 9), False),
+    ],
+)
+def test_one_has_more_than_others_if_it_is_clearly_more(counts: tuple[int, ...], has_more: bool) -> None:
+    assert beside(*counts).has_more_connections_than_others == has_more
+
+
+@pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.DRAINING])
+def test_who_does_not_serve_has_no_part_in_the_comparison(state: WorkerState) -> None:
+    assert beside(9, 0).has_more_connections_than_others
+    assert not beside(9, 0, states=(WorkerState.SERVING, state)).has_more_connections_than_others
+
+
+def test_a_worker_that_follows_a_dead_one_has_none_of_its_connections() -> None:
+    readiness = Readiness(2)
+    readiness.connections = 3
+    if (process_id := os.fork()) == 0:
+        try:
+            readiness.become_worker(1)
+            readiness.set(WorkerState.SERVING)
+            readiness.connections = 70_000
+        finally:
+            os._exit(0)
+    os.waitpid(process_id, 0)
+    other = copy(readiness)
+    other._mine = 1
+    assert (readiness.connections, other.connections) == (3, 70_000)
+    other.become_worker(1)
+    assert (readiness.connections, other.connections) == (3, 0)
+    assert other.state is WorkerState.SERVING

@@ -170,3 +170,25 @@ def test_cpus_are_shared_out_over_the_workers(workers: int, threads: int, monkey
     monkeypatch.setattr("service.settings.available_cpus", lambda: 8)
     assert load_settings([f"--workers={workers}"], {}).threads_per_worker == threads
     assert load_settings([f"--workers={workers}", "--threads=5"], {}).threads_per_worker == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpu", "workers"),
+    [
+        ([], False, 6),
+        ([], True, 1),
+        (["--device=cpu"], True, 6),
+        (["--device=cuda"], False, 1),
+        (["--workers=3"], False, 3),
+        (["--workers=3"], True, 3),
+        (["--workers=20", "--device=cuda"], True, 20),
+    ],
+)
+def test_there_is_a_worker_for_each_cpu_and_one_alone_beside_a_gpu(
+    arguments: list[str], gpu: bool, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda: 6)
+    monkeypatch.setattr("service.settings._NVIDIA_DEVICE", tmp_path if gpu else tmp_path / "none")
+    settings = load_settings(arguments, {})
+    assert settings.num_workers == workers
+    assert settings.threads_per_worker == max(1, 6 // workers)

@@ -1,11 +1,12 @@
 """JSON ↔ arrays: what is accepted is numpy's float32, what is refused is named by sequence and step."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
@@ -253,6 +254,138 @@ def test_any_bytes_are_a_request_or_an_invalid_request(body: bytes) -> None:
         assert [one.tolist() for one in request.sequences] == [
             np.array(sequence, np.float64).astype(np.float32).tolist() for sequence in sent["sequences"]
         ]
+
+
+def read_plainly(body: bytes, input_size: int) -> tuple[list[list[list[float]]], str | None] | None:
+    """What `body` asks for, by the standard library and a walk through every value; None if it is no request."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    def read_list(value: object) -> list[Any]:
+        assert isinstance(value, list)
+        assert value
+        return value
+
+    try:
+        document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=unique, parse_int=float)
+        assert isinstance(document, dict)
+        assert document.keys() <= {"sequences", "trace"}
+        trace = document.get("trace", False)
+        assert trace is False or (isinstance(trace, str) and trace in {"layers", "gates"})
+        for sequence in read_list(document.get("sequences")):
+            for step in read_list(sequence):
+                assert len(read_list(step)) == input_size
+                assert all(isinstance(value, float) for value in step)
+                with np.errstate(over="ignore"):
+                    assert np.isfinite(np.array(step).astype(np.float32)).all()
+    except (AssertionError, ValueError, RecursionError):
+        return None
+    return document["sequences"], trace or None
+
+
+def check_against_plain_reading(body: bytes, input_size: int, decoder: PredictDecoder) -> bool:
+    """Check that both take `body` and read the same in it, or both refuse it; return whether they take it."""
+    plain = read_plainly(body, input_size)
+    try:
+        got = decoder.decode(body, input_size=input_size)
+    except InvalidRequest:
+        assert plain is None, body
+        return False
+    assert plain is not None, body
+    sequences, trace = plain
+    assert got.trace == trace
+    assert got.sequences.lengths.tolist() == [len(sequence) for sequence in sequences]
+    assert got.sequences.longest == max(len(sequence) for sequence in sequences)
+    assert (got.sequences.values.dtype, got.sequences.lengths.dtype) == (np.float32, np.int64)
+    expected = np.array([step for sequence in sequences for step in sequence]).astype(np.float32)
+    np.testing.assert_array_equal(got.sequences.values, expected, err_msg=repr(body))
+    return True
+
+
+digits = st.text("0123456789", min_size=1, max_size=25)
+number_texts = st.one_of(
+    numbers.map(json.dumps),
+    st.sampled_from(["0", "-0", "0.0", "-0.0e-0", "1e38", "3.4028235677973366e38", "1e-45", "7e-46", "5e-324", "1E+2"]),
+    st.builds("{}{}".format, st.integers(-9, 9), digits).map(lambda text: text.lstrip("0") or "0"),
+    st.builds("{}.{}e{}".format, st.integers(-9, 9), digits, st.integers(-400, 30)),
+)
+blanks = st.text(" \t\r\n", max_size=2)
+
+
+@st.composite
+def written_documents(draw: st.DrawFn) -> tuple[bytes, int]:
+    """A request as a client might write it: ragged, in any spacing and any form of number; and its feature count."""
+    features, blank = draw(st.integers(1, 3)), draw(blanks)
+    step = st.lists(number_texts, min_size=features, max_size=features)
+    sequences = draw(st.lists(st.lists(step, min_size=1, max_size=4), min_size=1, max_size=4))
+    comma = f"{blank},{draw(blanks)}"
+
+    def join(parts: Iterable[str]) -> str:
+        return f"[{blank}{comma.join(parts)}{blank}]"
+
+    fields = [f'"sequences"{blank}:{blank}{join(join(map(join, sequence)) for sequence in sequences)}']
+    if trace := draw(st.sampled_from(["", "false", '"layers"', '"gates"', '"\\u0067ates"'])):
+        fields.insert(draw(st.integers(0, 1)), f'"trace"{blank}:{blank}{trace}')
+    return f"{blank}{{{blank}{comma.join(fields)}{blank}}}{blank}".encode(), features
+
+
+TOKENS = [
+    *(b"NaN Infinity -Infinity 1e999 -1E400 1e400 1e-999 1e39 -1e39 01 1. .5 +1 -1 1e").split(),
+    *(b"0x1 1_0 1e5 null true false").split(),
+    *(b'"1" "" "[" "[,]" "\\u0031" "\\ud800" {} {"a":1} {"a":[1,2]} {"a":1,"a":2} [] [[]] [1] [1,2] [[[1]]]').split(),
+    *(b"9223372036854775807 9223372036854775808 18446744073709551615 18446744073709551616").split(),
+    *(b"-9223372036854775808 -9223372036854775809").split(),
+    *(b"[ ] { } , : - . e E 0 1 9 ,, ],[ ]],[[ [, ,] /*").split(),
+    b"9" * 40, b"1" + b"0" * 400, b"1" * 5000, b"[" * 40, b"]" * 40, b"1 2", b"- 1",
+    b'"trace":"gates",', b',"trace":false', b'"sequences":[[[1]]],', b'"x":1,', b'"sequ\\u0065nces"', b'"',
+    b"\xff", b"\xc3(", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc0\x80", b"\x00", b"\x0b", b"\xc2\xa0", b" ", b"\n",
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(written_documents())
+def test_every_way_to_write_a_request_is_read_as_the_standard_library_reads_it(written: tuple[bytes, int]) -> None:
+    body, features = written
+    assert check_against_plain_reading(body, features, PredictDecoder()) == (read_plainly(body, features) is not None)
+    assert not check_against_plain_reading(body, features + 1, PredictDecoder())
+
+
+@settings(deadline=None, max_examples=600)
+@given(written_documents(), st.data())
+def test_what_was_broken_is_refused_or_read_as_the_standard_library_reads_it(
+    written: tuple[bytes, int], data: st.DataObject
+) -> None:
+    body, features = written
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(body)))
+        stop = data.draw(st.one_of(st.just(start), st.integers(start, min(len(body), start + 8))))
+        token = data.draw(st.one_of(st.just(b""), st.sampled_from(TOKENS), st.binary(max_size=3)))
+        body = body[:start] + token + body[stop:]
+    check_against_plain_reading(body, features, PredictDecoder())
+
+
+@pytest.mark.parametrize("token", [b"", *TOKENS])
+@pytest.mark.parametrize(
+    ("body", "features", "values"),
+    [
+        (b'{"sequences": [[[1, 2.5], [3, 4]], [[5, 6]]], "trace": "gates"}', 2, b'1 2.5 [3,4] [[5,6]] "gates"'),
+        (b'{"sequences": [[[1], [2]], [[3]]]}', 1, b"1 [2] [[3]]"),
+    ],
+)
+def test_no_token_in_any_place_is_read_in_another_way_than_the_standard_library_reads_it(
+    token: bytes, body: bytes, features: int, values: bytes
+) -> None:
+    decoder = PredictDecoder()
+    assert check_against_plain_reading(body, features, decoder)
+    for start in range(len(body) + 1):
+        for stop in (start, start + 1):
+            check_against_plain_reading(body[:start] + token + body[stop:], features, decoder)
+    body = body.replace(b", ", b",")
+    for value in values.split():
+        assert value in body
+        check_against_plain_reading(body.replace(value, token, 1), features, decoder)
 
 
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4))
