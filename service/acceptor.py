@@ -7,6 +7,8 @@ more than another lets that one go first, for a millisecond and no longer: it ma
 
 import asyncio
 import ctypes
+import errno
+import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -15,8 +17,12 @@ from contextlib import suppress
 from service.readiness import Readiness
 
 _WAIT_S = 1e-3
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_EXHAUSTED_WAIT_S = 0.1
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 _DROP = struct.pack("HBBI", 0x06, 0, 0, 0)  # linux/filter.h: BPF_RET, of no byte
+
+logger = logging.getLogger(__name__)
 
 
 class Acceptor:
@@ -29,6 +35,7 @@ class Acceptor:
         self._make_protocol = make_protocol
         self._readiness = readiness
         self._timer: asyncio.TimerHandle | None = None
+        self._is_exhausted = False
         self._connecting: set[asyncio.Task[object]] = set()
 
     def start(self) -> None:
@@ -64,11 +71,14 @@ class Acceptor:
 
     def _come(self) -> None:
         if self._readiness.has_more_connections_than_others:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._listener)
-            self._timer = loop.call_later(_WAIT_S, self._come_again)
-        else:
-            self._take()
+            self._pause(_WAIT_S)
+        elif not self._take() and self._is_exhausted:
+            self._pause(_EXHAUSTED_WAIT_S)
+
+    def _pause(self, duration_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        self._timer = loop.call_later(duration_s, self._come_again)
 
     def _come_again(self) -> None:
         self._take()
@@ -78,8 +88,12 @@ class Acceptor:
         """Take one connection; return whether there was one."""
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # another worker took it, or its client has left, or no file descriptor is free
+        except OSError as error:  # another worker took it, or its client has left, or no file descriptor is free
+            was_exhausted, self._is_exhausted = self._is_exhausted, error.errno in _EXHAUSTED
+            if self._is_exhausted and not was_exhausted:
+                logger.error("no connection can be taken until others close: %s", error.strerror)
             return False
+        self._is_exhausted = False
         connection.setblocking(False)
         self._readiness.connections += 1
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -163,6 +164,31 @@ def test_a_worker_that_hangs_is_replaced(repository: Path) -> None:
         service.wait_until("/health/ready", 200)
         assert service.terminate() == 0
     assert any("hangs and is killed" in line for line in service.log)
+
+
+def cpu_s(process_id: int) -> float:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_without_free_file_descriptors_connections_wait_and_nothing_spins(repository: Path) -> None:
+    with running_service(repository, "--workers", "1") as service:
+        service.wait_until("/health/ready", 200)
+        process_id = service.process.pid
+        most = len([*Path(f"/proc/{process_id}/fd").iterdir()]) + 4
+        _, hard = resource.prlimit(process_id, resource.RLIMIT_NOFILE)
+        resource.prlimit(process_id, resource.RLIMIT_NOFILE, (most, hard))
+        host, port = service.url.removeprefix("http://").split(":")
+        clients = [socket.create_connection((host, int(port)), timeout=20) for _ in range(20)]
+        before = cpu_s(process_id)
+        time.sleep(1)
+        assert cpu_s(process_id) - before < 0.5
+        for client in clients:
+            client.close()
+        assert httpx.get(service.url + "/health/ready", timeout=20).status_code == 200
+        assert service.terminate() == 0
+    assert sum("no connection can be taken" in line for line in service.log) == 1
 
 
 def test_sigterm_stops_all_workers_without_losing_a_request(repository: Path) -> None:
