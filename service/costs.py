@@ -6,6 +6,7 @@ layers no longer fits the cache), and whether a run is short enough for the even
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from time import perf_counter
@@ -38,8 +39,14 @@ class Costs:
         """Seconds that a run of `rows` sequences of `steps` is expected to take. Satisfies `policy.Cost`."""
         return self._known(rows, steps)
 
+    def summary(self) -> str:
+        """Which runtime was the fastest how often, for the log."""
+        shapes = {shape for of_one in self.timings.values() for shape in of_one}
+        wins = Counter(self.fastest(*shape) for shape in shapes)
+        return ", ".join(f"{name} for {count} of {len(shapes)} shapes" for name, count in sorted(wins.items()))
+
     def __str__(self) -> str:
-        """What was measured, in one line for the log."""
+        """All that was measured, for the log: sequences x steps of a run, and its milliseconds."""
         return "; ".join(
             f"{name} "
             + ", ".join(f"{rows}x{steps} {seconds * 1e3:.3g}" for (rows, steps), seconds in sorted(of_one.items()))

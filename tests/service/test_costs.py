@@ -179,3 +179,9 @@ def test_what_a_backend_raises_is_raised(manifest: Manifest) -> None:
 
     with pytest.raises(RuntimeError, match="no such operator"):
         measure(Failing(FakeClock()), manifest, Limits(4, 100), max_steps=100)
+
+
+def test_what_was_measured_can_be_logged() -> None:
+    costs = Costs({"onnx": {(1, 5): 0.001, (8, 5): 0.009}, "torchscript": {(1, 5): 0.002, (8, 5): 0.004}})
+    assert costs.summary() == "onnx for 1 of 2 shapes, torchscript for 1 of 2 shapes"
+    assert str(costs) == "onnx 1x5 1, 8x5 9; torchscript 1x5 2, 8x5 4"
