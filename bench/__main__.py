@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, or make table and plot again from a run's JSON, or measure on a GPU."""
+"""`python -m bench`: measure, or make table and plot again from a run's JSON, or measure int8, or a GPU."""
 
 import argparse
 import shutil
@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import ROOT, gpu
+from bench import ROOT, gpu, int8
 from bench.environments import Environments
 from bench.models import MODELS
 from bench.plan import Plan
@@ -27,10 +27,12 @@ _INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the three commands; return the exit status."""
+    """Run one of the commands; return the exit status."""
     options = _parser().parse_args(arguments)
     if options.command == "gpu":
         return gpu.main()
+    if options.command == "int8":
+        return int8.main()
     if options.command == "report":
         run = read(options.file)
         _publish(run, options.file.with_suffix(""))
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     report = commands.add_parser("report", help="print the table of a run again; write table and plot beside its JSON")
     report.add_argument("file", type=Path, metavar="FILE.json")
+    commands.add_parser("int8", help="what int8 quantisation would bring, and what it would spoil")
     commands.add_parser("gpu", help="both runtimes on CUDA against a bare torch.nn.LSTM")
     parser.add_argument("--rounds", type=_positive, default=3, help="interleaved rounds (default 3)")
     parser.add_argument("--seconds", type=_positive, default=3, help="of each measurement, whole ones (default 3)")

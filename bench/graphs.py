@@ -36,16 +36,17 @@ def pad(bundle: Bundle, sequences: Sequences) -> Padded:
 
 def open_graph(bundle: Bundle, runtime: RuntimeName) -> Graph:
     """Load one of `bundle`'s graphs, to run on one thread."""
-    return _open_onnx(bundle) if runtime == "onnx" else _open_torchscript(bundle)
+    return open_onnx(bundle.read(ONNX)) if runtime == "onnx" else _open_torchscript(bundle)
 
 
-def _open_onnx(bundle: Bundle) -> Graph:
+def open_onnx(content: bytes) -> Graph:
+    """Load an ONNX graph, to run on one thread."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(bundle.read(ONNX), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(padded: Padded) -> Array:
         batch, lengths, state = padded
