@@ -8,6 +8,7 @@ from typing import Any
 
 from model.bundle import (
     ONNX,
+    ONNX_INT8,
     SCHEMA_VERSION,
     TORCHSCRIPT,
     Bundle,
@@ -15,6 +16,7 @@ from model.bundle import (
     DataSource,
     FileEntry,
     Manifest,
+    Quantisation,
     Standardisation,
     TrainingConfig,
     check_name,
@@ -26,12 +28,13 @@ from model.bundle import (
 )
 from model.data import Dataset, load
 from model.evaluate import evaluate, held_out_for
-from model.export import example_file, export
-from model.graphs import open_graphs
-from model.network import NetworkSize
+from model.export import example_file, export, export_int8
+from model.graphs import Graph, open_graphs, open_onnx
+from model.network import LSTMClassifier, NetworkSize
+from model.parity import ExportError
 from model.presets import preset_for
 from model.progress import NoProgress, show_progress
-from model.report import comparison_text, manifest_text, show, trace_table
+from model.report import comparison_text, int8_text, manifest_text, show, trace_table
 from model.train import TrainingError, choose_device, hold_out, train
 
 
@@ -103,6 +106,8 @@ def train_and_publish(run: TrainingRun) -> None:
     files, graphs, parity = export(network, seed=config.seed)
     comparison = evaluate(graphs, data.test, size)
     show(f"On the {len(data.test)} held-out sequences\n\n{comparison_text(comparison, data.labels)}\n")
+    accuracy = comparison.evaluations[ONNX].accuracy
+    quantised, int8 = _quantise(network, graphs[ONNX], data, accuracy=accuracy)
 
     def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
         return Manifest(
@@ -120,15 +125,29 @@ def train_and_publish(run: TrainingRun) -> None:
             trace=trace,
             evaluation=comparison.evaluations[ONNX],
             parity=parity,
+            int8=int8,
             files=entries,
         )
 
-    bundle = publish(run.repository, run.name, files | example_file(data), describe)
+    bundle = publish(run.repository, run.name, files | quantised | example_file(data), describe)
     show(f"Published {run.name}, version {bundle.manifest.version}, in {bundle.folder}")
 
 
+def _quantise(
+    network: LSTMClassifier, exact: Graph, data: Dataset, *, accuracy: float
+) -> tuple[dict[str, bytes], Quantisation | None]:
+    """The file in 8 bits, by its name, and what was measured of it; neither, printing why, if it cannot be had."""
+    try:
+        content, int8 = export_int8(network, exact, train=data.train, test=data.test)
+    except ExportError as error:
+        show(f"Without int8: {error}\n")
+        return {}, None
+    show(f"{ONNX_INT8}: {int8_text(int8.accuracy, accuracy, int8.max_difference)}\n")
+    return {ONNX_INT8: content}, int8
+
+
 def evaluate_command(repository: Path, model: str, dataset: str) -> None:
-    """Print how both published graphs of `model`, as `NAME` or `NAME/VERSION`, do on the held-out part of `dataset`."""
+    """Print how the published graphs of `model`, as `NAME` or `NAME/VERSION`, do on the held-out part of `dataset`."""
     bundle = find_bundle(repository, model)
     manifest = bundle.manifest
     # The seed of the training: where a source has no held-out part of its own, another seed would hold out others.
@@ -137,9 +156,15 @@ def evaluate_command(repository: Path, model: str, dataset: str) -> None:
     size = NetworkSize(
         manifest.input_size, manifest.hidden_size, manifest.num_layers, manifest.bidirectional, len(manifest.labels)
     )
-    comparison = evaluate(graphs, held_out_for(manifest, data), size)
+    held_out = held_out_for(manifest, data)
+    comparison = evaluate(graphs, held_out, size)
     show(f"{manifest.name}, version {manifest.version}, on the {len(data.test)} held-out sequences of {data.name}\n")
     show(comparison_text(comparison, manifest.labels))
+    if manifest.int8 is not None:
+        quantised = {ONNX: graphs[ONNX], ONNX_INT8: open_onnx(bundle.read(ONNX_INT8))}
+        other = evaluate(quantised, held_out, size)
+        accuracies = (other.evaluations[file].accuracy for file in (ONNX_INT8, ONNX))
+        show(f"\n{ONNX_INT8}: {int8_text(*accuracies, other.max_difference)}")
 
 
 def inspect_command(repository: Path, model: str) -> None:

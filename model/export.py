@@ -1,16 +1,30 @@
-"""From a trained network to the files of its bundle: both graphs, held against each other, the weights, examples."""
+"""From a trained network to the files of its bundle: both graphs, held against each other, int8, weights, examples."""
 
 import io
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import EXAMPLES, ONNX, OUTPUTS, TORCHSCRIPT, WEIGHTS, Example, Examples, Parity, lower_outputs
-from model.data import Dataset
-from model.graphs import Graph, open_graphs
+from model.bundle import (
+    EXAMPLES,
+    ONNX,
+    ONNX_INT8,
+    OUTPUTS,
+    TORCHSCRIPT,
+    WEIGHTS,
+    Example,
+    Examples,
+    Parity,
+    Quantisation,
+    lower_outputs,
+)
+from model.data import Dataset, Split
+from model.evaluate import evaluate
+from model.graphs import Graph, open_graphs, open_onnx
 from model.network import LSTMClassifier
 from model.onnx_graph import build_onnx
-from model.parity import check_parity
+from model.onnx_int8 import build_onnx_int8
+from model.parity import ExportError, check_parity
 from model.torchscript import build_torchscript
 
 MIN_EXAMPLES, MAX_EXAMPLES = 8, 16
@@ -21,7 +35,7 @@ def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dic
 
     Raises `ExportError` when a graph differs from the network by more than `PARITY_TOLERANCE`.
     """
-    weights = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    weights = _weights(network)
     files = {
         ONNX: build_onnx(network.size, weights),
         TORCHSCRIPT: build_torchscript(network.size, weights),
@@ -29,6 +43,27 @@ def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dic
     }
     graphs = open_graphs(files, OUTPUTS + lower_outputs(network.size.num_layers))
     return files, graphs, check_parity(network, graphs, seed=seed)
+
+
+def export_int8(network: LSTMClassifier, exact: Graph, *, train: Split, test: Split) -> tuple[bytes, Quantisation]:
+    """Export `network` in 8 bits and hold it against `exact`, its ONNX graph, on `test`; return the file and what was found.
+
+    Raises `ExportError` when ONNX Runtime cannot run it.
+    """
+    mean, std = network.mean.cpu().numpy(), network.std.cpu().numpy()
+    bound = max(float(np.abs((sequence - mean) / std).max()) for sequence in train.sequences)
+    bound = max(bound, 1.0)  # data without any spread would leave nothing between the bounds
+    content = build_onnx_int8(network.size, _weights(network), input_bound=bound)
+    try:
+        comparison = evaluate({ONNX: exact, ONNX_INT8: open_onnx(content)}, test, network.size)
+    except Exception as error:  # onnxruntime's exceptions share no class but Exception
+        raise ExportError(f"{ONNX_INT8}: onnxruntime cannot run it: {error}") from error
+    measured = Quantisation(
+        accuracy=comparison.evaluations[ONNX_INT8].accuracy,
+        max_difference=comparison.max_difference,
+        input_bound=bound,
+    )
+    return content, measured
 
 
 def examples_of(data: Dataset) -> Examples:
@@ -54,6 +89,10 @@ def example_file(data: Dataset) -> dict[str, bytes]:
 
 def _decimals(sequence: NDArray[np.float32]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(str(value)) for value in step) for step in sequence)
+
+
+def _weights(network: LSTMClassifier) -> dict[str, NDArray[np.float32]]:
+    return {name: value.cpu().numpy() for name, value in network.state_dict().items()}
 
 
 def _npz(weights: dict[str, NDArray[np.float32]]) -> bytes:

@@ -5,6 +5,7 @@ no step is a separate node. https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,18 +23,25 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
     """The graph of design.md's bundle from `weights`, float32 by their PyTorch names, checked and serialised."""
+    return serialise(size, [*prepare(), *_stack(size), *classify(size)], constants(size, weights))
+
+
+def serialise(
+    size: NetworkSize, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]], *domains: str
+) -> bytes:
+    """`nodes` as a graph with the bundle's inputs and outputs, checked; `domains`: operators that are not ONNX's own."""
     graph = helper.make_graph(
-        [*_prepare(), *_stack(size), *_classify(size)],
+        nodes,
         "lstm_classifier",
         _inputs(size),
         _outputs(size),
-        initializer=_initializers(size, weights),
+        initializer=[numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
         doc_string="Standardise, LSTM, last valid hidden state, linear, softmax. Padding never changes a result.",
     )
     model = helper.make_model(
         graph,
         producer_name="lstm-serve",
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)],
         ir_version=IR_VERSION,
         doc_string="An LSTM sequence classifier; manifest.json beside this file describes it.",
     )
@@ -72,7 +80,7 @@ def _tensor(name: str, shape: Sequence[str | int], description: str) -> onnx.Val
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape, description)
 
 
-def _prepare() -> list[onnx.NodeProto]:
+def prepare() -> list[onnx.NodeProto]:
     """Standardise, and put zero in the padding so that no garbage, not even NaN, reaches the LSTM."""
     node = helper.make_node
     return [
@@ -118,7 +126,8 @@ def _stack(size: NetworkSize) -> list[onnx.NodeProto]:
     return [*nodes, node("Concat", hns, ["hn"], axis=0), node("Concat", cns, ["cn"], axis=0)]  # (L*D, B, H)
 
 
-def _classify(size: NetworkSize) -> list[onnx.NodeProto]:
+def classify(size: NetworkSize) -> list[onnx.NodeProto]:
+    """From the top layer's final hidden state `hn_*` to the probabilities."""
     node = helper.make_node
     return [
         node("Transpose", [f"hn_{size.num_layers - 1}"], ["last_by_direction"], perm=[1, 0, 2]),  # (B, D, H)
@@ -128,9 +137,10 @@ def _classify(size: NetworkSize) -> list[onnx.NodeProto]:
     ]
 
 
-def _initializers(size: NetworkSize, weights: Weights) -> list[onnx.TensorProto]:
+def constants(size: NetworkSize, weights: Weights) -> dict[str, NDArray[Any]]:
+    """The weights in ONNX's order, and the few numbers that the nodes need, by the names that the nodes use."""
     width = size.hidden_size * size.num_directions
-    values: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {
+    values: dict[str, NDArray[Any]] = {
         "mean": weights["mean"],
         "std": weights["std"],
         "linear_weight": weights["linear.weight"],
@@ -155,7 +165,7 @@ def _initializers(size: NetworkSize, weights: Weights) -> list[onnx.TensorProto]
         values[f"B_{k}"] = np.stack(  # (D, 8*H)
             [np.concatenate([_to_onnx_gates(w["bias_ih"]), _to_onnx_gates(w["bias_hh"])]) for w in by_direction]
         )
-    return [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+    return values
 
 
 def _to_onnx_gates(parameter: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from model.bundle import Epoch, Evaluation, Manifest
+from model.bundle import ONNX, ONNX_INT8, Epoch, Evaluation, Manifest
 from model.evaluate import Comparison
 
 BAR_WIDTH = 20
@@ -61,6 +61,14 @@ def comparison_text(comparison: Comparison, labels: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
+def int8_text(accuracy: float, exact_accuracy: float, max_difference: float) -> str:
+    """What 8 bits cost."""
+    return (
+        f"accuracy {accuracy:.4f} ({exact_accuracy:.4f} in float32), "
+        f"probabilities within {max_difference:.1e} of {ONNX}'s"
+    )
+
+
 def evaluation_text(evaluation: Evaluation, labels: Sequence[str]) -> str:
     """Accuracy, macro-F1, and the confusion matrix: a row for each true label, a column for each predicted one."""
     matrix = _matrix(evaluation, labels) if len(labels) <= MAX_MATRIX_CLASSES else _confusions(evaluation, labels)
@@ -107,7 +115,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def _summary(manifest: Manifest) -> Mapping[str, str]:
-    data, training = manifest.data, manifest.training
+    data, training, int8 = manifest.data, manifest.training, manifest.int8
     return {
         "model": f"{manifest.name}, version {manifest.version}",
         "network": f"{manifest.num_layers} LSTM layer{'s' * (manifest.num_layers > 1)} of {manifest.hidden_size} units"
@@ -121,5 +129,8 @@ def _summary(manifest: Manifest) -> Mapping[str, str]:
         ),
         "parity": f"within {max(manifest.parity.max_difference.values()):.1e} of PyTorch over {manifest.parity.cases} "
         f"batches ({manifest.parity.tolerance:.0e} is allowed)",
+        "int8": f"none: there is no {ONNX_INT8}"
+        if int8 is None
+        else int8_text(int8.accuracy, manifest.evaluation.accuracy, int8.max_difference),
         "files": ", ".join(f"{file} ({entry.size_bytes:,} bytes)" for file, entry in manifest.files.items()),
     }

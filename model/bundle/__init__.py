@@ -4,6 +4,7 @@
     REPOSITORY/NAME/VERSION/manifest.json    what it is, how it was made, the sha256 of every other file
                             manifest.json.sha256    the sha256 of the manifest
                             model.onnx       the graph for ONNX Runtime
+                            model.int8.onnx  the same in 8 bits; a bundle may be without it
                             model.pt         the same graph as TorchScript
                             weights.npz      the trained parameters by their PyTorch names, for the trace
                             examples.json    a few held-out sequences with their true labels
@@ -16,6 +17,7 @@ from model.bundle.manifest import (
     INPUTS,
     MANIFEST,
     ONNX,
+    ONNX_INT8,
     OUTPUTS,
     PARITY_TOLERANCE,
     SCHEMA_VERSION,
@@ -30,6 +32,7 @@ from model.bundle.manifest import (
     FileEntry,
     Manifest,
     Parity,
+    Quantisation,
     Stage,
     Standardisation,
     TrainingConfig,
@@ -53,6 +56,7 @@ __all__ = [
     "INPUTS",
     "MANIFEST",
     "ONNX",
+    "ONNX_INT8",
     "OUTPUTS",
     "PARITY_TOLERANCE",
     "SCHEMA_VERSION",
@@ -69,6 +73,7 @@ __all__ = [
     "Fingerprint",
     "Manifest",
     "Parity",
+    "Quantisation",
     "Stage",
     "Standardisation",
     "TrainingConfig",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
+ONNX_INT8 = "model.int8.onnx"  # the one file that a bundle may lack
 TORCHSCRIPT = "model.pt"
 WEIGHTS = "weights.npz"
 EXAMPLES = "examples.json"
@@ -107,6 +108,18 @@ class Parity(_Record):
     max_difference: dict[str, Finite]
 
 
+class Quantisation(_Record):
+    """How `model.int8.onnx` does on the held-out split, whoever shares a batch, and what it takes.
+
+    `max_difference`: the largest change of a probability from `model.onnx`. Standardised values beyond `input_bound`,
+    the largest of the training split, are clipped to it.
+    """
+
+    accuracy: Fraction
+    max_difference: Fraction
+    input_bound: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class FileEntry(_Record):
     """Hash and size of one file of the bundle."""
 
@@ -153,6 +166,7 @@ class Manifest(_Record):
     trace: Annotated[tuple[Epoch, ...], Field(min_length=1)]
     evaluation: Evaluation
     parity: Parity
+    int8: Quantisation | None = None
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
@@ -169,6 +183,8 @@ class Manifest(_Record):
                 raise ValueError(f"files: {file!r} must be a plain file name inside the bundle")
         if missing := sorted(REQUIRED_FILES - self.files.keys()):
             raise ValueError(f"files: {missing[0]!r} is missing")
+        if (ONNX_INT8 in self.files) != (self.int8 is not None):
+            raise ValueError(f"{ONNX_INT8!r} and what was measured of it, int8, come together or not at all")
         return self
 
     @property
