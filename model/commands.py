@@ -163,8 +163,8 @@ def evaluate_command(repository: Path, model: str, dataset: str) -> None:
     if manifest.int8 is not None:
         quantised = {ONNX: graphs[ONNX], ONNX_INT8: open_onnx(bundle.read(ONNX_INT8))}
         other = evaluate(quantised, held_out, size)
-        accuracies = (other.evaluations[file].accuracy for file in (ONNX_INT8, ONNX))
-        show(f"\n{ONNX_INT8}: {int8_text(*accuracies, other.max_difference)}")
+        found, exact = (other.evaluations[file].accuracy for file in (ONNX_INT8, ONNX))
+        show(f"\n{ONNX_INT8}: {int8_text(found, exact, other.max_difference)}")
 
 
 def inspect_command(repository: Path, model: str) -> None:

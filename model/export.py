@@ -46,7 +46,7 @@ def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dic
 
 
 def export_int8(network: LSTMClassifier, exact: Graph, *, train: Split, test: Split) -> tuple[bytes, Quantisation]:
-    """Export `network` in 8 bits and hold it against `exact`, its ONNX graph, on `test`; return the file and what was found.
+    """Export `network` in 8 bits; return the file, and how it does on `test` beside `exact`, the graph in float32.
 
     Raises `ExportError` when ONNX Runtime cannot run it.
     """

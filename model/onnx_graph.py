@@ -29,7 +29,7 @@ def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
 def serialise(
     size: NetworkSize, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]], *domains: str
 ) -> bytes:
-    """`nodes` as a graph with the bundle's inputs and outputs, checked; `domains`: operators that are not ONNX's own."""
+    """`nodes` as a graph with the bundle's inputs and outputs, checked; `domains`: of operators that ONNX lacks."""
     graph = helper.make_graph(
         nodes,
         "lstm_classifier",

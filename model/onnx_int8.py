@@ -123,7 +123,7 @@ def _with_anchors(parameter: NDArray[np.float32], *, axis: int, blocks: int) -> 
 
 
 def _quantise(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int8]]:
-    """Of `weight` (D, 4*H, I): whole numbers (D, I, 4*H), and a scale and the zero point for each row of it (D, 4*H)."""
+    """Whole numbers (D, I, 4*H) for `weight` (D, 4*H, I), and of each of its rows the scale and zero point (D, 4*H)."""
     largest = np.abs(weight).max(axis=2)
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_LARGEST)
     rounded = np.rint(weight / scale[:, :, None]).astype(np.int8)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from model.bundle import ONNX, ONNX_INT8, Epoch, Evaluation, Manifest
+from model.bundle import ONNX_INT8, Epoch, Evaluation, Manifest
 from model.evaluate import Comparison
 
 BAR_WIDTH = 20
@@ -64,8 +64,7 @@ def comparison_text(comparison: Comparison, labels: Sequence[str]) -> str:
 def int8_text(accuracy: float, exact_accuracy: float, max_difference: float) -> str:
     """What 8 bits cost."""
     return (
-        f"accuracy {accuracy:.4f} ({exact_accuracy:.4f} in float32), "
-        f"probabilities within {max_difference:.1e} of {ONNX}'s"
+        f"accuracy {accuracy:.4f}, {exact_accuracy:.4f} in float32; no probability changes by over {max_difference:.4f}"
     )
 
 

@@ -55,7 +55,9 @@ def _serve(
     from service.server import Server
 
     try:
-        runtime = choose_runtime(settings.backend, settings.device, threads=settings.threads_per_worker)
+        runtime = choose_runtime(
+            settings.backend, settings.device, threads=settings.threads_per_worker, precision=settings.precision
+        )
         service = Service(settings, runtime, readiness, control)
         Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()
     except (BackendError, SettingsError) as error:

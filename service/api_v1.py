@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model.bundle import Epoch, Examples, Stage
 from service import openapi
-from service.backends import Array, BackendName, DeviceName, RuntimeName
+from service.backends import Array, BackendName, DeviceName, Precision, RuntimeName
 from service.engine import Engine, Prediction, Query
 from service.http import Asked, Request, Response
 from service.registry import Registry
@@ -115,10 +115,11 @@ class TimedRun(_Answer):
 
 
 class WhereItRuns(_Answer):
-    """The runtime and device of one model version. Backend `auto` computes each batch by the faster of `timings`."""
+    """The runtime, device and precision of one model version. Backend `auto` computes each batch by the faster of `timings`."""
 
     backend: BackendName
     device: DeviceName
+    precision: Precision
     timings: dict[RuntimeName, tuple[TimedRun, ...]]
 
 
@@ -195,4 +196,5 @@ def _runtime(engine: Engine) -> WhereItRuns:
         )
         for name, of_one in engine.costs.timings.items()
     }
-    return WhereItRuns(backend=engine.backend.name, device=engine.backend.device, timings=timings)
+    backend = engine.backend
+    return WhereItRuns(backend=backend.name, device=backend.device, precision=backend.precision, timings=timings)

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "onnx", "torchscript"] = Field("auto", description="runtime: auto, onnx or torchscript")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it computes: auto, cpu or cuda")
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="float32 or int8: ONNX on the CPU, float32 for a bundle without it"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: Positive | None = Field(
@@ -120,7 +123,8 @@ class Settings(BaseSettings):
     @property
     def num_workers(self) -> int:
         """Processes to serve with: `workers`, or one a CPU; on a GPU they would get in each other's way."""
-        may_use_gpu = self.device == "cuda" or (self.device == "auto" and _NVIDIA_DEVICE.exists())
+        may_choose_gpu = self.device == "auto" and self.precision == "float32" and _NVIDIA_DEVICE.exists()
+        may_use_gpu = self.device == "cuda" or may_choose_gpu
         return self.workers or (1 if may_use_gpu else available_cpus())
 
     @property

@@ -4,6 +4,9 @@ Hidden states, logits and probabilities are what the graph gave in the very run 
 keeps inside the LSTM operator (gates and cell states) follows from them and the weights by the definition that
 `torch.nn.LSTM` documents, for all steps at once, since the hidden states are known:
 
+In int8, too, the hidden states are those of the run; the gates are what the float32 weights make of them, which differs
+from what the operator kept inside by the rounding.
+
     i_t, f_t, o_t = sigmoid(W x_t + U h_(t-1) + b)    g_t = tanh(W x_t + U h_(t-1) + b)    c_t = f_t c_(t-1) + i_t g_t
 """
 

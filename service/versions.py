@@ -82,7 +82,12 @@ class Loader:
         made = Engine(loaded, limits=self._limits, metrics=self.metrics)
         where = {"backend": made.backend.name, "device": made.backend.device}
         self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **where)
-        fields = {**where, "fastest": made.costs.summary(), "duration_s": round(loaded.duration_s, 3)}
+        fields = {
+            **where,
+            "precision": made.backend.precision,
+            "fastest": made.costs.summary(),
+            "duration_s": round(loaded.duration_s, 3),
+        }
         logger.info("%s/%s is loaded", name, made.version, extra={"fields": fields})
         logger.debug("%s/%s: ms of a run of sequences x steps: %s", name, made.version, made.costs)
         return made

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from model.bundle import (
+    ONNX,
+    ONNX_INT8,
     SCHEMA_VERSION,
     Bundle,
     DataSource,
@@ -19,7 +21,8 @@ from model.bundle import (
     TrainingConfig,
     publish,
 )
-from model.export import export
+from model.data import Split
+from model.export import export, export_int8
 from model.network import LSTMClassifier, NetworkSize
 
 
@@ -40,7 +43,9 @@ def make_bundle(
     network = LSTMClassifier(size).eval()
     network.mean.copy_(torch.randn(input_size))
     network.std.copy_(torch.rand(input_size) + 0.5)
-    files, _, parity = export(network, seed=seed)
+    files, graphs, parity = export(network, seed=seed)
+    held_out = make_held_out(network, seed=seed)
+    files[ONNX_INT8], int8 = export_int8(network, graphs[ONNX], train=held_out, test=held_out)
     example = Example(label=labels[0], sequence=((0.5,) * input_size, (1.0,) * input_size))
     files["examples.json"] = Examples(examples=(example,)).model_dump_json().encode()
     classes = len(labels)
@@ -97,10 +102,20 @@ def make_bundle(
                 confusion_matrix=tuple(tuple(int(i == j) for j in range(classes)) for i in range(classes)),
             ),
             parity=parity,
+            int8=int8,
             files=entries,
         )
 
     return publish(repository, name, files, describe)
+
+
+def make_held_out(network: LSTMClassifier, *, seed: int = 0, count: int = 60) -> Split:
+    """Random sequences of 1 to 12 steps as `network` expects them, of random classes."""
+    rng = np.random.default_rng(seed)
+    mean, std, size = network.mean.numpy(), network.std.numpy(), network.size
+    shapes = [(int(steps), size.input_size) for steps in rng.integers(1, 12, count, endpoint=True)]
+    sequences = tuple((mean + std * rng.normal(size=shape)).astype(np.float32) for shape in shapes)
+    return Split(sequences, rng.integers(0, size.num_classes, count))
 
 
 def ragged(rng: np.random.Generator, lengths: tuple[int, ...], input_size: int = 3) -> list[list[list[float]]]:

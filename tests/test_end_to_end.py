@@ -106,3 +106,21 @@ def test_examples_can_be_posted_as_they_are(service: ServiceProcess) -> None:
     labels = httpx.post(service.url + "/v1/predict", json=body).json()["labels"]
     right = sum(label == example["label"] for label, example in zip(labels, examples, strict=True))
     assert right >= len(examples) - 1
+
+
+def test_in_int8_the_held_out_sequences_are_answered_as_the_manifest_says(trained: Path) -> None:
+    data, manifest = load("JapaneseVowels", seed=0), published(trained).manifest
+    assert manifest.int8 is not None
+    body = {"sequences": [sequence.tolist() for sequence in data.test.sequences]}
+    found = {}
+    for precision in ("float32", "int8"):
+        with running_service(trained, "--backend=onnx", "--precision", precision) as process:
+            process.wait_until("/health/ready", 200)
+            with httpx.Client(base_url=process.url, timeout=60) as client:
+                described = client.get("/v1/models/JapaneseVowels").json()
+                assert described["runtime"]["precision"] == precision
+                found[precision] = client.post("/v1/models/JapaneseVowels/predict", json=body).json()
+    right = [data.labels[target] for target in data.test.targets]
+    assert np.mean(np.array(found["int8"]["labels"]) == right) == manifest.int8.accuracy
+    change = np.subtract(found["int8"]["probabilities"], found["float32"]["probabilities"])
+    assert np.abs(change).max() == pytest.approx(manifest.int8.max_difference, abs=1e-5)

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: with `int8`, which services that know 1 alone refuse; 1 is read as before
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 ONNX_INT8 = "model.int8.onnx"  # the one file that a bundle may lack

@@ -15,6 +15,7 @@ Array = NDArray[np.float32]
 RuntimeName = Literal["onnx", "torchscript"]
 BackendName = Literal["onnx", "torchscript", "auto"]
 DeviceName = Literal["cpu", "cuda"]
+Precision = Literal["float32", "int8"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Backend(Protocol):
     def device(self) -> DeviceName:
         """Where it computes."""
 
+    @property
+    def precision(self) -> Precision:
+        """In which it computes: that of the runtime, unless the bundle lacks it."""
+
     def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph; return `outputs`, names out of `Manifest.outputs`, each with B and T as in `batch`."""
 
@@ -55,12 +60,22 @@ class Runtime:
     backends: tuple[RuntimeName, ...]
     device: DeviceName
     threads: int
+    precision: Precision = "float32"
 
 
 def choose_runtime(
-    backend: Literal["auto", "onnx", "torchscript"], device: Literal["auto", "cpu", "cuda"], *, threads: int
+    backend: Literal["auto", "onnx", "torchscript"],
+    device: Literal["auto", "cpu", "cuda"],
+    *,
+    threads: int,
+    precision: Precision = "float32",
 ) -> Runtime:
     """Settle what `auto` means here, and log why; raise `BackendError` if what was asked for is not to be had."""
+    if precision == "int8":
+        if backend == "torchscript" or device == "cuda":
+            raise BackendError("precision int8 needs backend onnx and device cpu, or auto: nothing else computes in it")
+        logger.info("precision int8: onnx on the cpu, which alone computes in it")
+        return Runtime(("onnx",), "cpu", threads, precision)
     has_torch = importlib.util.find_spec("torch") is not None
     if backend == "torchscript" and not has_torch:
         raise BackendError("backend torchscript needs torch, which is not installed: pip install 'lstm-serve[torch]'")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from service.backends import Array, Backend, Batch, DeviceName, RuntimeName
+from service.backends import Array, Backend, Batch, DeviceName, Precision, RuntimeName
 from service.costs import Costs
 
 
@@ -13,7 +13,9 @@ class FastestBackend:
     name: Final = "auto"
 
     def __init__(self, backends: Mapping[RuntimeName, Backend], costs: Costs) -> None:
-        self.device: DeviceName = next(iter(backends.values())).device
+        one = next(iter(backends.values()))
+        self.device: DeviceName = one.device
+        self.precision: Precision = one.precision
         self._backends = backends
         self._costs = costs
 

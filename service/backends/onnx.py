@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, or on CUDA with I/O binding. The only file of the service that imports onnxruntime."""
 
 import ctypes
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,25 +10,29 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime >= 1.29 calls home when
 
 import onnxruntime as ort
 
-from model.bundle import ONNX, Bundle, BundleError
-from service.backends import Array, BackendError, Batch, DeviceName, Runtime
+from model.bundle import ONNX, ONNX_INT8, Bundle, BundleError
+from service.backends import Array, BackendError, Batch, DeviceName, Precision, Runtime
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+logger = logging.getLogger(__name__)
+
 
 class OnnxBackend:
-    """An inference session over `model.onnx`. `run` may be called from any one thread at a time."""
+    """An inference session over `model.onnx`, or `model.int8.onnx`. `run` may be called from any one thread at a time."""
 
     name: Final = "onnx"
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self.device: DeviceName = runtime.device
         provider = _PROVIDERS[runtime.device]
-        content = bundle.read(ONNX)
+        self.precision: Precision = _precision(bundle, runtime)
+        file = ONNX_INT8 if self.precision == "int8" else ONNX
+        content = bundle.read(file)
         try:
             self._session = ort.InferenceSession(content, _session_options(runtime.threads), providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no class but Exception
-            raise BundleError(f"{bundle.folder / ONNX}: onnxruntime refuses it: {error}") from error
+            raise BundleError(f"{bundle.folder / file}: onnxruntime refuses it: {error}") from error
         # Without its libraries or a device, CUDA is left out with no more than a warning.
         if provider not in self._session.get_providers():
             raise BackendError(f"device cuda was asked for and onnxruntime could not start its {provider}")
@@ -48,6 +53,14 @@ class OnnxBackend:
         self._session.run_with_iobinding(binding)
         results: list[Any] = binding.copy_outputs_to_cpu()
         return results
+
+
+def _precision(bundle: Bundle, runtime: Runtime) -> Precision:
+    if runtime.precision == "int8" and bundle.manifest.int8 is None:
+        where = f"{bundle.manifest.name}/{bundle.manifest.version}"
+        logger.warning("%s has no %s and is served in float32: train it again for int8", where, ONNX_INT8)
+        return "float32"
+    return runtime.precision
 
 
 def _session_options(threads: int) -> ort.SessionOptions:

@@ -15,6 +15,7 @@ class TorchScriptBackend:
     """The frozen module of `model.pt`. `run` may be called from any one thread at a time."""
 
     name: Final = "torchscript"
+    precision: Final = "float32"
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self.device: DeviceName = runtime.device

@@ -74,6 +74,9 @@ def test_training_prints_trace_evaluation_and_where_the_version_is(tmp_path, cap
     assert "model.onnx: accuracy" in printed
     assert "model.pt: accuracy" in printed
     assert "agree on every sequence" in printed
+    assert re.search(
+        r"model.int8.onnx: accuracy [\d.]+, [\d.]+ in float32; no probability changes by over 0.0", printed
+    )
     assert f"Published two-levels, version 1, in {repository / 'two-levels' / '1'}" in printed
     manifest = open_bundle(repository / "two-levels" / "1").manifest
     assert (manifest.hidden_size, manifest.num_layers, manifest.bidirectional) == (4, 2, True)
@@ -84,6 +87,26 @@ def test_evaluating_a_bundle_prints_the_figures_that_training_stored(trained, ca
     stored = open_bundle(trained / "reference" / "1").manifest.evaluation
     assert main(["evaluate", "reference/1", "reference", "--repository", str(trained)]) == 0
     assert f"model.onnx: accuracy {stored.accuracy:.4f}, macro-F1 {stored.macro_f1:.4f}" in capsys.readouterr().out
+
+
+def test_evaluating_a_bundle_prints_what_training_stored_of_int8(trained, capsys):
+    stored = open_bundle(trained / "reference" / "1").manifest.int8
+    assert main(["evaluate", "reference/1", "reference", "--repository", str(trained)]) == 0
+    printed = capsys.readouterr().out
+    assert f"model.int8.onnx: accuracy {stored.accuracy:.4f}, " in printed
+    assert f"no probability changes by over {stored.max_difference:.4f}" in printed
+
+
+def test_what_cannot_be_had_in_8_bits_is_published_without_and_the_reason_printed(
+    tmp_path, capsys, monkeypatch, data_file
+):
+    monkeypatch.setattr("model.export.build_onnx_int8", lambda *_, **__: b"garbage")
+    arguments = ["--epochs", "1", "--hidden-size", "4", "--repository", str(tmp_path / "bundles")]
+    assert main(["train", str(data_file), *arguments]) == 0
+    assert "Without int8: model.int8.onnx: onnxruntime cannot run it: " in capsys.readouterr().out
+    manifest = open_bundle(tmp_path / "bundles" / "two-levels" / "1").manifest
+    assert manifest.int8 is None
+    assert "model.int8.onnx" not in manifest.files
 
 
 def test_inspecting_takes_the_highest_version(tmp_path, capsys):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from model_factories import make_dataset, make_graphs, make_network, make_split, weights_of
 
-from model.bundle import ONNX, TORCHSCRIPT, WEIGHTS, Examples
-from model.export import example_file, export
+from model.bundle import ONNX, ONNX_INT8, TORCHSCRIPT, WEIGHTS, Examples
+from model.export import example_file, export, export_int8
+from model.graphs import Batch, open_onnx
 from model.onnx_graph import build_onnx
 from model.parity import ExportError, check_parity, largest_difference
 from model.torchscript import build_torchscript
@@ -73,3 +74,28 @@ def test_the_examples_cover_every_class_and_are_exactly_the_held_out_sequences()
     assert {example.label for example in examples} == {"a", "b", "c"}
     held_out = {(data.labels[t], s.tobytes()) for s, t in zip(data.test.sequences, data.test.targets, strict=True)}
     assert {(e.label, np.array(e.sequence, np.float32).tobytes()) for e in examples} <= held_out
+
+
+def test_what_is_said_of_int8_is_what_a_count_over_the_held_out_sequences_gives():
+    network, data = make_network(2, True), make_dataset(*(make_split(40, num_classes=3, input_size=3),) * 2)
+    exact = make_graphs(2, True)[ONNX]
+    content, measured = export_int8(network, exact, train=data.train, test=data.test)
+    rounded = open_onnx(content)
+    changes, right = [], 0
+    for sequence, target in zip(data.test.sequences, data.test.targets, strict=True):
+        state = np.zeros((4, 1, 4), np.float32)
+        batch = Batch(sequence[None], np.array([len(sequence)]), state, state)
+        found = rounded(batch)["probabilities"][0]
+        changes.append(np.abs(found - exact(batch)["probabilities"][0]).max())
+        right += found.argmax() == target
+    assert measured.accuracy == right / 40
+    assert measured.max_difference == pytest.approx(max(changes), abs=1e-6)
+    standardised = [(sequence - network.mean.numpy()) / network.std.numpy() for sequence in data.train.sequences]
+    assert measured.input_bound == pytest.approx(max(np.abs(values).max() for values in standardised))
+
+
+def test_a_graph_in_8_bits_that_onnxruntime_refuses_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr("model.export.build_onnx_int8", lambda *_, **__: b"garbage")
+    split = make_split(4, num_classes=3, input_size=3)
+    with pytest.raises(ExportError, match=f"^{ONNX_INT8}: onnxruntime cannot run it: "):
+        export_int8(make_network(1, False), make_graphs(1, False)[ONNX], train=split, test=split)

@@ -2,9 +2,9 @@ import io
 import sys
 
 import pytest
-from model_factories import make_epoch, publish_made_up
+from model_factories import CONTENTS, make_epoch, make_manifest, publish_made_up
 
-from model.bundle import Evaluation
+from model.bundle import ONNX_INT8, Evaluation, FileEntry, Quantisation
 from model.evaluate import Comparison
 from model.report import (
     BAR_WIDTH,
@@ -67,8 +67,16 @@ def test_a_manifest_is_shown_with_pipeline_trace_and_evaluation(tmp_path):
         "what epoch 2 brought",
         "Held-out accuracy 0.7500",
         "epochs 2, batch size 4",
+        "int8      none: there is no model.int8.onnx",
     ):
         assert part in text
+
+
+def test_a_manifest_shows_what_8_bits_cost():
+    entry = FileEntry(sha256="0" * 64, size_bytes=1)
+    int8 = Quantisation(accuracy=0.5, max_difference=0.0312, input_bound=4.0)
+    text = manifest_text(make_manifest("m", 1, dict.fromkeys([*CONTENTS, ONNX_INT8], entry), int8=int8))
+    assert "int8      accuracy 0.5000, 0.7500 in float32; no probability changes by over 0.0312" in text
 
 
 def test_of_many_classes_the_largest_confusions_are_shown_instead_of_the_matrix():

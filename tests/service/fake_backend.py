@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from service.backends import Array, Backend, BackendName, Batch, DeviceName
+from service.backends import Array, Backend, BackendName, Batch, DeviceName, Precision
 
 POISON = -666.0
 LAYERS, HIDDEN_SIZE = 2, 3
@@ -48,6 +48,7 @@ class FakeBackend:
 
     name: BackendName = "onnx"
     device: DeviceName = "cpu"
+    precision: Precision = "float32"
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -94,6 +95,7 @@ class CountingBackend:
         self._backend = backend
         self.name = backend.name
         self.device = backend.device
+        self.precision = backend.precision
         self.gate = Gate()
         self.batches: list[Batch] = []
         self.outputs: list[tuple[str, ...]] = []

@@ -121,7 +121,7 @@ def test_a_model_is_described_from_its_manifest(versions: Path, path: str, versi
     assert list(answer) == ["name", "version", "runtime", "pipeline", "training_trace", "manifest"]
     assert (answer["name"], answer["version"]) == ("a", version)
     timings = answer["runtime"].pop("timings")
-    assert answer["runtime"] == {"backend": "onnx", "device": "cpu"}
+    assert answer["runtime"] == {"backend": "onnx", "device": "cpu", "precision": "float32"}
     assert list(timings) == ["onnx"]
     assert {(run["sequences"], run["steps"]) for run in timings["onnx"]} >= {(1, 8), (4, 8)}
     assert all(run["seconds"] > 0 for run in timings["onnx"])

@@ -4,13 +4,14 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bundle import ONNX, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
+from model.bundle import ONNX, ONNX_INT8, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
 from service import backends
 from service.backends import BackendError, Batch, Runtime, choose_runtime, load_backend
 from service.batcher import QueueLimits
@@ -20,6 +21,7 @@ from service.policy import Limits
 KINDS = ("tiny", "stacked", "bidirectional", "both")
 LIMITS = EngineLimits(Limits(4, 100), QueueLimits(9, 900), max_sequence_length=50, max_trace_values=99999)
 CPU = Runtime(("onnx", "torchscript"), "cpu", 1)
+INT8 = Runtime(("onnx",), "cpu", 1, "int8")
 FILES = {"onnx": ONNX, "torchscript": TORCHSCRIPT}
 
 
@@ -85,7 +87,7 @@ def test_only_what_was_asked_for_comes_back(repository: Path, kind: str, backend
 @pytest.mark.parametrize("backend", FILES)
 def test_a_backend_says_what_it_is_and_where_it_computes(repository: Path, backend: str) -> None:
     loaded = load_backend(open_kind(repository, "tiny"), backend, CPU)
-    assert (loaded.name, loaded.device) == (backend, "cpu")
+    assert (loaded.name, loaded.device, loaded.precision) == (backend, "cpu", "float32")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
@@ -115,6 +117,77 @@ def test_another_models_graph_is_refused_before_it_is_served(repository: Path, t
     bundle = republish(open_kind(repository, "tiny"), tmp_path, {FILES[backend]: other})
     with pytest.raises(BundleError, match=f"{bundle.folder}: {backend} fails to run its graph"):
         load(bundle, Runtime((backend,), "cpu", 1), LIMITS)
+
+
+def without_int8(good: Bundle, repository: Path) -> Bundle:
+    """`good` as it was published before there was int8."""
+    files = {name: good.read(name) for name in good.manifest.files if name != ONNX_INT8}
+    return publish(
+        repository,
+        good.manifest.name,
+        files,
+        lambda version, entries: good.manifest.model_copy(update={"version": version, "files": entries, "int8": None}),
+    )
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 1], [12], [5, 1, 8, 3]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_is_as_near_to_float32_as_the_manifest_says(repository: Path, kind: str, lengths: list[int]) -> None:
+    bundle = open_kind(repository, kind)
+    assert bundle.manifest.int8 is not None
+    exact, rounded = load_backend(bundle, "onnx", CPU), load_backend(bundle, "onnx", INT8)
+    assert (rounded.name, rounded.device, rounded.precision) == ("onnx", "cpu", "int8")
+    batch = make_batch(bundle, lengths)
+    mean, std = (np.array(values, np.float32) for values in vars(bundle.manifest.standardisation).values())
+    zeros = np.zeros_like(batch.h0)
+    batch = Batch(mean + std * batch.sequences, batch.lengths, zeros, zeros)
+    one, other = (backend.run(batch, ["probabilities"])["probabilities"] for backend in (exact, rounded))
+    assert 0 < np.abs(one - other).max() <= bundle.manifest.int8.max_difference
+
+
+def test_a_bundle_without_int8_is_served_in_float32_and_said_to_be(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = without_int8(open_kind(repository, "tiny"), tmp_path)
+    loaded = load_backend(bundle, "onnx", INT8)
+    assert loaded.precision == "float32"
+    assert caplog.messages == ["tiny/1 has no model.int8.onnx and is served in float32: train it again for int8"]
+    batch = make_batch(bundle, [3, 1])
+    expected = load_backend(bundle, "onnx", CPU).run(batch, bundle.manifest.outputs)
+    for name, values in loaded.run(batch, bundle.manifest.outputs).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+def test_a_changed_int8_graph_is_refused_before_a_runtime_reads_it(repository: Path, tmp_path: Path) -> None:
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {})
+    (bundle.folder / ONNX_INT8).write_bytes(b"swapped")
+    with pytest.raises(BundleError, match=f"{ONNX_INT8}: content differs"):
+        load_backend(bundle, "onnx", INT8)
+    with pytest.raises(BundleError, match=f"{ONNX_INT8}: content differs"):
+        open_bundle(bundle.folder)
+
+
+def test_an_int8_graph_that_onnxruntime_refuses_is_named(repository: Path, tmp_path: Path) -> None:
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {ONNX_INT8: b"garbage"})
+    with pytest.raises(BundleError, match=f"{ONNX_INT8}: onnxruntime refuses it"):
+        load_backend(bundle, "onnx", INT8)
+
+
+def test_int8_is_onnx_on_the_cpu_whatever_else_there_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "")
+    with caplog.at_level(logging.INFO, "service.backends"):
+        assert choose_runtime("auto", "auto", threads=1, precision="int8") == INT8
+    assert caplog.messages == ["precision int8: onnx on the cpu, which alone computes in it"]
+
+
+@pytest.mark.parametrize(("backend", "device"), [("torchscript", "auto"), ("auto", "cuda")])
+def test_int8_where_nothing_computes_in_it_is_an_error(
+    backend: Literal["auto", "torchscript"], device: Literal["auto", "cuda"]
+) -> None:
+    with pytest.raises(BackendError, match="precision int8 needs backend onnx and device cpu, or auto"):
+        choose_runtime(backend, device, threads=1, precision="int8")
 
 
 @pytest.mark.parametrize("backend", FILES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.bundle import Manifest, open_bundle
 from service import costs as costs_module
-from service.backends import Array, BackendName, Batch, DeviceName
+from service.backends import Array, BackendName, Batch, DeviceName, Precision
 from service.costs import Costs, Timings, measure
 from service.policy import Limits
 
@@ -34,6 +34,7 @@ class TimedBackend:
 
     name: BackendName = "onnx"
     device: DeviceName = "cpu"
+    precision: Precision = "float32"
 
     def __init__(self, clock: FakeClock, seconds: Sequence[float] = (1e-3,)) -> None:
         self.batches: list[Batch] = []

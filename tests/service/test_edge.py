@@ -28,6 +28,7 @@ class FailingBackend:
         self._backend = backend
         self.name = backend.name
         self.device = backend.device
+        self.precision = backend.precision
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
         if (batch.sequences[:, 0, 0] == 666).any():

@@ -75,6 +75,7 @@ def test_an_unknown_setting_is_refused_and_those_that_exist_are_told(name: str) 
         ("drain_timeout_s", "3601"),
         ("backend", "tensorflow"),
         ("device", "tpu"),
+        ("precision", "int4"),
         ("log_format", "xml"),
         ("log_level", "trace"),
         ("version_policy", "newest"),
@@ -192,3 +193,12 @@ def test_there_is_a_worker_for_each_cpu_and_one_alone_beside_a_gpu(
     settings = load_settings(arguments, {})
     assert settings.num_workers == workers
     assert settings.threads_per_worker == max(1, 6 // workers)
+
+
+@pytest.mark.parametrize(("precision", "workers"), [("float32", 1), ("int8", 8)])
+def test_int8_does_not_wait_for_a_gpu_that_it_cannot_use(
+    precision: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda: 8)
+    monkeypatch.setattr("service.settings._NVIDIA_DEVICE", tmp_path)
+    assert load_settings(["--precision", precision], {}).num_workers == workers

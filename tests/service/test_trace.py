@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.bundle import WEIGHTS, Bundle, BundleError, Manifest, open_bundle, publish
-from service.backends import Array, Runtime
+from service.backends import Array, Precision, Runtime
 from service.batcher import QueueLimits
 from service.engine import Engine, EngineLimits, Query, load
 from service.metrics import Metrics
@@ -33,11 +33,13 @@ def make_sequences(lengths: tuple[int, ...] = LENGTHS) -> Sequences:
     return Sequences(values, np.array(lengths, np.int64))
 
 
-def trace(bundle: Bundle, level: TraceLevel, *, backend: str = "onnx") -> list[Expected]:
+def trace(
+    bundle: Bundle, level: TraceLevel, *, backend: str = "onnx", precision: Precision = "float32"
+) -> list[Expected]:
     """The traces that the engine answers `make_sequences()` with: arrays by layer name, in the answer's order."""
 
     async def ask() -> list[Expected]:
-        loaded = load(bundle, Runtime((backend,), "cpu", 1), LIMITS)
+        loaded = load(bundle, Runtime((backend,), "cpu", 1, precision), LIMITS)
         engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
         prediction = await engine.predict(Query(make_sequences(), timeout_s=30, trace=level), Timing.start())
         await engine.close()
@@ -166,3 +168,18 @@ def test_weights_that_cannot_be_read_are_refused_by_the_files_name(
     )
     with pytest.raises(BundleError, match=WEIGHTS):
         Tracer(bundle)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_int8_a_trace_is_that_of_the_run_that_answered_and_near_the_loop_over_cells(
+    repository: Path, kind: str
+) -> None:
+    bundle = open_bundle(repository / kind / "1")
+    for sequence, layers in zip(make_sequences(), trace(bundle, "gates", precision="int8"), strict=True):
+        expected = expect(bundle, sequence)
+        for name, values in layers.items():
+            assert values.shape == expected[name].shape
+            np.testing.assert_allclose(values, expected[name], rtol=0, atol=0.05, err_msg=name)
+        assert np.abs(layers["softmax"] - expected["softmax"]).max() > 1e-6
+        np.testing.assert_allclose(layers["step_probabilities"][-1], layers["softmax"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(softmax(layers["linear"]), layers["softmax"], rtol=0, atol=1e-6)

@@ -1,10 +1,15 @@
+import json
+from pathlib import Path
+
 import pytest
 from model_factories import CONTENTS, make_manifest
 from pydantic import ValidationError
 
-from model.bundle import FileEntry, lower_outputs, lstm_names
+from model.bundle import ONNX_INT8, FileEntry, Quantisation, lower_outputs, lstm_names
+from model.bundle.manifest import parse_manifest
 
 FILES = {name: FileEntry(sha256="0" * 64, size_bytes=1) for name in CONTENTS}
+MEASURED = Quantisation(accuracy=0.5, max_difference=0.01, input_bound=4.0)
 
 
 def test_the_pipeline_of_one_layer_shows_every_stage_with_its_shape():
@@ -42,6 +47,8 @@ def test_only_a_stack_has_lower_outputs_and_numbered_layers():
         ({"files": {}}, "missing"),
         ({"files": FILES | {"../model.onnx": FILES["model.onnx"]}}, "plain file name"),
         ({"files": FILES | {"/etc/passwd": FILES["model.onnx"]}}, "plain file name"),
+        ({"files": FILES | {ONNX_INT8: FILES["model.onnx"]}}, "come together or not at all"),
+        ({"int8": MEASURED}, "come together or not at all"),
         ({"name": "../elsewhere"}, "name"),
         ({"version": 0}, "version"),
         ({"unheard_of": 1}, "unheard_of"),
@@ -50,3 +57,9 @@ def test_only_a_stack_has_lower_outputs_and_numbered_layers():
 def test_a_manifest_that_contradicts_itself_cannot_be_made(changes, complaint):
     with pytest.raises(ValidationError, match=complaint):
         make_manifest(**({"name": "m", "version": 1, "files": FILES} | changes))
+
+
+def test_a_manifest_of_the_schema_before_int8_is_valid():
+    content = make_manifest("m", 1, FILES, schema_version=1).model_dump(mode="json")
+    del content["int8"]
+    assert parse_manifest(Path("manifest.json"), json.dumps(content).encode()).int8 is None
