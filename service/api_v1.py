@@ -115,7 +115,7 @@ class TimedRun(_Answer):
 
 
 class WhereItRuns(_Answer):
-    """The runtime, device and precision of one model version. Backend `auto` computes each batch by the faster of `timings`."""
+    """How one model version is computed, and where. Backend `auto` computes each batch by the faster of `timings`."""
 
     backend: BackendName
     device: DeviceName

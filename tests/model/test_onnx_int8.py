@@ -81,8 +81,8 @@ def test_a_mate_of_any_values_changes_no_bit_of_an_answer(num_layers, bidirectio
     network, graph = open_int8(num_layers, bidirectional)
     batch = make_batch(network, LENGTHS)
     expected = graph(batch)
-    for array in (batch.sequences[1:], batch.h0[:, 1:], batch.c0[:, 1:]):
-        array *= np.float32(factor)
+    for mates in (batch.sequences[1:], batch.h0[:, 1:], batch.c0[:, 1:]):
+        mates[:] *= np.float32(factor)
     actual = graph(batch)
     assert np.isfinite(actual["probabilities"]).all()
     assert_same(row_of(actual, 0, LENGTHS[0]), row_of(expected, 0, LENGTHS[0]))

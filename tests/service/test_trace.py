@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.bundle import WEIGHTS, Bundle, BundleError, Manifest, open_bundle, publish
-from service.backends import Array, Precision, Runtime
+from service.backends import Array, Runtime
 from service.batcher import QueueLimits
 from service.engine import Engine, EngineLimits, Query, load
 from service.metrics import Metrics
@@ -22,6 +22,7 @@ from service.trace import Tracer, softmax
 KINDS = ("tiny", "stacked", "bidirectional", "both")
 LENGTHS = (5, 1, 8, 3)
 GATES = ("input_gate", "forget_gate", "cell_candidate", "output_gate")
+ONNX = Runtime(("onnx",), "cpu", 1)
 LIMITS = EngineLimits(Limits(64, 10_000), QueueLimits(1000, 100_000), 1000, 1_000_000)
 
 Weights = dict[str, torch.Tensor]
@@ -34,14 +35,14 @@ def make_sequences(lengths: tuple[int, ...] = LENGTHS) -> Sequences:
 
 
 def trace(
-    bundle: Bundle, level: TraceLevel, *, backend: str = "onnx", precision: Precision = "float32"
+    bundle: Bundle, level: TraceLevel, *, runtime: Runtime = ONNX, sequences: Sequences | None = None
 ) -> list[Expected]:
     """The traces that the engine answers `make_sequences()` with: arrays by layer name, in the answer's order."""
 
     async def ask() -> list[Expected]:
-        loaded = load(bundle, Runtime((backend,), "cpu", 1, precision), LIMITS)
-        engine = Engine(loaded, limits=LIMITS, metrics=Metrics())
-        prediction = await engine.predict(Query(make_sequences(), timeout_s=30, trace=level), Timing.start())
+        engine = Engine(load(bundle, runtime, LIMITS), limits=LIMITS, metrics=Metrics())
+        query = Query(sequences or make_sequences(), timeout_s=30, trace=level)
+        prediction = await engine.predict(query, Timing.start())
         await engine.close()
         assert prediction.traces is not None
         return [{layer.name: layer.values for layer in layers} for layers in prediction.traces]
@@ -110,7 +111,7 @@ def test_a_trace_is_what_a_loop_over_cells_computes(
     repository: Path, kind: str, level: TraceLevel, backend: str
 ) -> None:
     bundle = open_bundle(repository / kind / "1")
-    traces = trace(bundle, level, backend=backend)
+    traces = trace(bundle, level, runtime=Runtime((backend,), "cpu", 1))
     assert len(traces) == len(LENGTHS)
     for sequence, layers in zip(make_sequences(), traces, strict=True):
         shapes = [(name, values.shape) for name, values in layers.items()]
@@ -175,7 +176,11 @@ def test_in_int8_a_trace_is_that_of_the_run_that_answered_and_near_the_loop_over
     repository: Path, kind: str
 ) -> None:
     bundle = open_bundle(repository / kind / "1")
-    for sequence, layers in zip(make_sequences(), trace(bundle, "gates", precision="int8"), strict=True):
+    mean, std = (np.array(values, np.float32) for values in vars(bundle.manifest.standardisation).values())
+    drawn = make_sequences()
+    sequences = Sequences(mean + std * drawn.values, drawn.lengths)
+    traces = trace(bundle, "gates", sequences=sequences, runtime=Runtime(("onnx",), "cpu", 1, "int8"))
+    for sequence, layers in zip(sequences, traces, strict=True):
         expected = expect(bundle, sequence)
         for name, values in layers.items():
             assert values.shape == expected[name].shape
