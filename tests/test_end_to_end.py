@@ -59,7 +59,7 @@ def test_posted_test_sequences_reach_the_accuracy_that_evaluate_prints(trained: 
             )
             start = rows.stop
     printed = model_command("evaluate", "JapaneseVowels", "JapaneseVowels", "--repository", str(trained))
-    accuracies = [float(number) for number in re.findall(r"accuracy (\d\.\d+)", printed)]
+    accuracies = [float(number) for number in re.findall(r"model\.(?:onnx|pt): accuracy (\d\.\d+)", printed)]
     assert len(accuracies) == 2
     assert accuracies == [round(right / len(data.test.targets), 4)] * 2
     assert right / len(data.test.targets) == published(trained).manifest.evaluation.accuracy

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class OnnxBackend:
-    """An inference session over `model.onnx` or `model.int8.onnx`. `run` may be called from any one thread at a time."""
+    """A session over `model.onnx` or `model.int8.onnx`. `run` may be called from any one thread at a time."""
 
     name: Final = "onnx"
 
