@@ -80,7 +80,7 @@ def make_model(repository: Path, size: ModelSize) -> Bundle:
 
 
 def _describe(size: ModelSize, parity: Parity, version: int, entries: dict[str, FileEntry]) -> Manifest:
-    """A manifest that says that nothing was trained: one made-up sequence as long as those to come, one epoch of no success."""
+    """A manifest that says that nothing was trained: one sequence as long as those to come, one epoch of no success."""
     classes = range(size.num_classes)
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -16,7 +16,7 @@ IS_SOAK = bool(os.environ.get("SOAK"))
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with one model of some milliseconds a sequence."""
     folder = tmp_path_factory.mktemp("heavy")
-    make_bundle(folder, "heavy", input_size=2, hidden_size=192, num_layers=2)
+    make_bundle(folder, "heavy", input_size=2, hidden_size=256, num_layers=2)
     return folder
 
 
@@ -24,7 +24,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def questions(heavy: Path) -> list[Question]:
     from model.bundle import open_bundle
 
-    return make_questions(open_bundle(heavy / "heavy" / "1"), count=16, sequences=4, steps=100)
+    return make_questions(open_bundle(heavy / "heavy" / "1"), count=16, sequences=4, steps=150)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
     async def run() -> None:
         fleet = Fleet(port_of(service), questions)
         capacity = await fleet.closed_loop(32, 3)
+        await fleet.open_loop(10 * capacity, 1)  # as many connections as there will be, and the largest batches
         before_mb = resident_mb(service)
         outcomes = await fleet.open_loop(10 * capacity, 30 if IS_SOAK else 5)
         statuses = Counter(outcome.status for outcome in outcomes)
@@ -38,7 +39,7 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
         again = await fleet.closed_loop(32, 2)
         print(f"afterwards {again / capacity:.2f} of the capacity")
         assert again > 0.5 * capacity  # full speed, on a machine that others use too
-        assert resident_mb(service) < 1.25 * before_mb + 30
+        assert resident_mb(service) < 1.1 * before_mb
         await fleet.close()
 
     asyncio.run(run())
@@ -99,9 +100,12 @@ def test_a_thousand_slow_clients_do_not_slow_the_others(service: ServiceProcess,
 
     async def crawl(port: int, content: bytes) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        for position in range(len(content)):
-            writer.write(content[position : position + 1])
-            await asyncio.sleep(1)
+        try:
+            for position in range(len(content)):
+                writer.write(content[position : position + 1])
+                await asyncio.sleep(1)
+        finally:
+            writer.transport.abort()
 
     async def run() -> None:
         port = port_of(service)
