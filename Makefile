@@ -9,12 +9,13 @@ REPOSITORY := $(or $(LSTM_REPOSITORY),bundles)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test check soak bench clean
 
 help:
 	@echo "make run    install, train the two default models if there is none, serve on http://127.0.0.1:8000"
 	@echo "make test   install, then linter, types and the whole test suite"
 	@echo "make check  formatter, linter, strict types"
+	@echo "make soak   install, then the faults of tests/faults/ and reloads under load for longer: 40 minutes"
 	@echo "make bench  install, then measure the service beside other servers: half an hour; needs wrk. BENCH=--quick: 10 min"
 
 run: $(VENV)/installed-train
@@ -29,6 +30,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+soak: $(VENV)/installed-dev
+	SOAK=1 $(BIN)/python -m pytest -s tests/faults
+	$(BIN)/python tests/test_reload_under_load.py 1800
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(BENCH)

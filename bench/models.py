@@ -80,7 +80,7 @@ def make_model(repository: Path, size: ModelSize) -> Bundle:
 
 
 def _describe(size: ModelSize, parity: Parity, version: int, entries: dict[str, FileEntry]) -> Manifest:
-    """A manifest that says that nothing was trained: a made-up data set of one sequence, one epoch of no success."""
+    """A manifest that says that nothing was trained: one sequence as long as those to come, one epoch of no success."""
     classes = range(size.num_classes)
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -93,7 +93,13 @@ def _describe(size: ModelSize, parity: Parity, version: int, entries: dict[str, 
         bidirectional=False,
         standardisation=Standardisation(mean=(0.0,) * size.input_size, std=(1.0,) * size.input_size),
         data=DataSource(
-            name="none", source="bench/models.py", licence="none", train_size=1, test_size=1, min_length=1, max_length=1
+            name="none",
+            source="bench/models.py",
+            licence="none",
+            train_size=1,
+            test_size=1,
+            min_length=size.steps,
+            max_length=size.steps,
         ),
         training=TrainingConfig(
             epochs=1,

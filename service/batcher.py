@@ -197,6 +197,13 @@ class Batcher:
         self._wake()
         self._watch_deadline(deadline_s)
 
+    def refuse_if_full(self) -> None:
+        """Raise `QueueFull` if not even one more step may wait: a request need not be read to know that."""
+        if not self._has_room(1, 1):
+            self._purge()
+            if not self._has_room(1, 1):
+                raise self._queue_full()
+
     def _admit(self, parts: Sequence[_Part]) -> None:
         """Count a request into the queue, or refuse it."""
         limits = self._queue_limits
@@ -211,9 +218,13 @@ class Batcher:
         if not self._has_room(rows, steps):
             self._purge()
             if not self._has_room(rows, steps):
-                waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
-                raise QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
+                raise self._queue_full()
         self._count_waiting(rows, steps)
+
+    def _queue_full(self) -> QueueFull:
+        limits = self._queue_limits
+        waiting = f"{self._waiting_rows} sequences of {self._waiting_steps} time steps together are waiting"
+        return QueueFull(f"{waiting}, at most {limits.max_rows} and {limits.max_steps} may; try again")
 
     def _has_room(self, rows: int, steps: int) -> bool:
         limits = self._queue_limits

@@ -20,6 +20,7 @@ from service.policy import Limits
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
 _BUDGET_S = 2.0  # a runtime's; after that no larger shape is begun
 _KNOWN_SHAPES = 65_536
+_STEPS = 64  # at least: of a few steps, what a run costs besides would be taken for what a step costs
 
 # (rows, steps) → seconds of a run
 Timings = Mapping[tuple[int, int], float]
@@ -99,7 +100,7 @@ def _line(seconds: Mapping[int, float]) -> tuple[float, float]:
 
 def measure(backend: Backend, manifest: Manifest, limits: Limits, *, max_steps: int) -> Timings:
     """Time `backend` on the shapes to come, `max_steps` long at most. Blocks; raises what the runtime raises."""
-    longest = min(manifest.data.max_length, max_steps)
+    longest = min(max(manifest.data.max_length, _STEPS), max_steps)
     lengths = {max(1, min(manifest.data.min_length, longest // 4)), longest}
     timings: dict[tuple[int, int], float] = {}
     began, rows = perf_counter(), 1

@@ -215,6 +215,7 @@ class Edge:
             raise NotFound(f"nothing is served under {request.path}")
         if request.method != "POST":
             raise MethodNotAllowed(request.method, allowed="POST")
+        engine.refuse_if_full()
         return engine
 
     def _check_key(self, request: Request) -> None:

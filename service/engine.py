@@ -202,6 +202,10 @@ class Engine:
         traces = await self._trace_until(deadline_s, query, outputs, query.trace) if query.trace else None
         return self._predicted(outputs, traces, timing)
 
+    def refuse_if_full(self) -> None:
+        """Raise `QueueFull` if nothing more may wait."""
+        self._batcher.refuse_if_full()
+
     def submit(self, query: Query, timing: Timing, then: Then) -> "Submission | None":
         """Classify sequences and call `then` with the prediction, or why there is none, as soon as it is there.
 

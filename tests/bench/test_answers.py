@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bench.answers import WrongAnswer, check, wait_until_ready
+from bench.answers import _GOOD_ANSWERS, WrongAnswer, check, wait_until_ready
 from bench.processes import free_port
 from bench.wires import SIMPLE
 
@@ -16,16 +16,16 @@ REQUEST = SIMPLE.request("tiny", (np.zeros((2, 5), np.float32),))
 
 
 @contextmanager
-def answering(status: str, probabilities: list[list[float]]) -> Iterator[int]:
-    """A server that gives one connection this answer; yields its port."""
+def answering(*statuses: str, probabilities: list[list[float]]) -> Iterator[int]:
+    """A server that gives each connection in turn an answer of one of `statuses`; yields its port."""
     body = json.dumps({"probabilities": probabilities}).encode()
-    answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
     def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(answer)
+        for status in statuses:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
@@ -35,7 +35,7 @@ def answering(status: str, probabilities: list[list[float]]) -> Iterator[int]:
 
 
 def test_an_answer_within_the_tolerance_is_right() -> None:
-    with answering("200 OK", [[0.25005, 0.74995]]) as port:
+    with answering("200 OK", probabilities=[[0.25005, 0.74995]]) as port:
         check(port, SIMPLE, REQUEST, EXPECTED)
 
 
@@ -49,7 +49,7 @@ def test_an_answer_within_the_tolerance_is_right() -> None:
     ],
 )
 def test_any_other_answer_is_wrong(status: str, probabilities: list[list[float]], complaint: str) -> None:
-    with answering(status, probabilities) as port, pytest.raises(WrongAnswer, match=complaint):
+    with answering(status, probabilities=probabilities) as port, pytest.raises(WrongAnswer, match=complaint):
         check(port, SIMPLE, REQUEST, EXPECTED)
 
 
@@ -58,8 +58,9 @@ def test_a_server_that_does_not_listen_gives_a_wrong_answer() -> None:
         check(free_port(), SIMPLE, REQUEST, EXPECTED)
 
 
-def test_a_server_is_ready_at_its_first_good_answer() -> None:
-    with answering("200 OK", [[0.25, 0.75]]) as port:
+def test_a_server_is_ready_when_its_answers_are_good_in_a_row_whichever_process_gives_them() -> None:
+    half = ["200 OK"] * (_GOOD_ANSWERS - 1) + ["503 Loading"]
+    with answering(*half, *["200 OK"] * _GOOD_ANSWERS, probabilities=[[0.25, 0.75]]) as port:
         wait_until_ready(port, REQUEST, has_ended=lambda: False)
 
 
