@@ -30,8 +30,13 @@ EXTENSIONS: Final = (
     "schedule_policy",
     "statistics",
 )
-_PLATFORMS: Final[dict[BackendName, str]] = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
-_BACKENDS: Final[dict[BackendName, str]] = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+# Where both compute, the one that is named in what a bundle tells Triton.
+_PLATFORMS: Final[dict[BackendName, str]] = {
+    "onnx": "onnx_onnxv1",
+    "torchscript": "pytorch_torchscript",
+    "auto": "onnx_onnxv1",
+}
+_BACKENDS: Final[dict[BackendName, str]] = {"onnx": "onnxruntime", "torchscript": "pytorch", "auto": "onnxruntime"}
 
 Json = dict[str, Any]
 

@@ -374,12 +374,14 @@ def test_when_the_queue_is_full_the_answer_is_429_at_once(repository: Path, monk
             await gate.has_been_entered()
             others = {asyncio.create_task(served.client.post(PREDICT, json=one)) for _ in range(2)}
             done, waiting = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+            unread = await served.client.post(PREDICT, content=b"no JSON at all")
             gate.open()
             (refused,) = [task.result() for task in done]
             check_error(refused, 429)
+            check_error(unread, 429)
             assert refused.headers["retry-after"] == "1"
             assert [(await task).status_code for task in (running, *waiting)] == [200, 200]
-            assert await served.metric("lstm_rejected_total", reason="queue_full") == 1
+            assert await served.metric("lstm_rejected_total", reason="queue_full") == 2
 
     asyncio.run(run())
 

@@ -1,5 +1,6 @@
 """`service.backends.fastest`: each batch goes to the runtime that is the fastest at its shape, and that alone."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from fake_backend import STATE_SHAPE, FakeBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import BODY, PREDICT, serving
 
 from model.bundle import open_bundle
 from service import engine
@@ -90,3 +92,20 @@ def test_one_runtime_alone_is_what_computes(repository: Path) -> None:
     loaded = load(open_bundle(repository / "tiny" / "1"), Runtime(("onnx",), "cpu", 1), LIMITS)
     assert loaded.backend.name == "onnx"
     assert loaded.costs.timings.keys() == {"onnx"}
+
+
+def test_a_model_that_both_runtimes_compute_is_described_and_answers(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.Runtime", lambda *_: BOTH)
+    monkeypatch.setattr(Costs, "fastest_anywhere", lambda _: {"onnx", "torchscript"})
+
+    async def run() -> None:
+        async with serving(repository) as served:
+            assert (await served.client.get("/v1/models/tiny")).json()["runtime"]["backend"] == "auto"
+            assert (await served.client.get("/v2/models/tiny")).json()["platform"] == "onnx_onnxv1"
+            assert (await served.client.get("/v2/models/tiny/config")).json()["backend"] == "onnxruntime"
+            assert (await served.client.get("/v2/models/tiny/stats")).status_code == 200
+            assert (await served.client.post(PREDICT, json=BODY)).status_code == 200
+
+    asyncio.run(run())

@@ -100,6 +100,13 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def released(registry: Registry) -> None:
+    """Wait until what was replaced has been released: on a busy machine that takes longer than the next look."""
+    async with asyncio.timeout(10):
+        while any("UNLOADING" in line for line in index(registry)):
+            await asyncio.sleep(0.001)
+
+
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
@@ -114,6 +121,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(repository: Repository) ->
             assert registry.find("m").version == "2"
             with pytest.raises(NotFound, match="no served version '1'; there are: 2"):
                 registry.find("m", "1")
+            await released(registry)
             await registry.sync()
             assert index(registry) == ["m/2 READY", "n/1 READY"]
             gone, come = ({"model": "m", "version": v, "backend": "onnx", "device": "cpu"} for v in "12")
@@ -199,6 +207,7 @@ def test_a_corrupt_version_that_is_mended_is_served(repository: Repository) -> N
             await registry.sync()
             spoil(repository.folder / "m" / "2")  # the same bit once more
             await registry.sync()
+            await released(registry)
             await registry.sync()
             assert index(registry) == ["m/2 READY"]
 
@@ -318,6 +327,7 @@ def test_what_is_deleted_under_the_service_is_served_from_memory_until_it_is_bac
             (line,) = index(registry)
             assert line.startswith("m/1 READY served from memory: ")
             away.rename(repository.folder / what)
+            await released(registry)
             await registry.sync()
             assert index(registry) == ["m/1 READY"]
             assert registry.find("m") is before
@@ -427,6 +437,7 @@ def test_other_content_under_the_same_number_is_served_and_the_same_content_is_n
             shutil.copytree(other / "m" / "1", repository.folder / "m" / "1")
             await registry.sync()
             assert registry.find("m") is not before
+            await released(registry)
             await registry.sync()
             assert index(registry) == ["m/1 READY"]
             where = {"model": "m", "version": "1", "backend": "onnx", "device": "cpu"}
