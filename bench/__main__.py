@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     report = commands.add_parser("report", help="print the table of a run again; write table and plot beside its JSON")
     report.add_argument("file", type=Path, metavar="FILE.json")
-    commands.add_parser("int8", help="what int8 quantisation would bring, and what it would spoil")
+    commands.add_parser(
+        "int8", help="the published graph in int8: how fast, how exact, and why not by ONNX Runtime's tool"
+    )
     commands.add_parser("gpu", help="both runtimes on CUDA against a bare torch.nn.LSTM")
     parser.add_argument("--rounds", type=_positive, default=3, help="interleaved rounds (default 3)")
     parser.add_argument("--seconds", type=_positive, default=3, help="of each measurement, whole ones (default 3)")
