@@ -36,6 +36,15 @@ class InvalidRequest(ServiceError):
     reason = "invalid"
 
 
+class RequestStalled(InvalidRequest):
+    """The rest of the request did not come."""
+
+    headers = ((b"connection", b"close"),)
+
+    def __init__(self, silence_s: float) -> None:
+        super().__init__(f"nothing came for {silence_s:g} s, and the request is not complete")
+
+
 class Unauthorized(ServiceError):
     """The request carries no valid key."""
 

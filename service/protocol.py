@@ -7,11 +7,13 @@ answers it, and the answer goes out in one write. Whatever is out of the ordinar
 
 A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
 
+A client that stops sending within a request, or reading its answers, is given as long as an idle connection is given.
+
 There is no other protocol to upgrade to, and the wish for one is passed over (RFC 9110, 7.8): the parser would take the
 request's body for the other protocol, and clients of HTTP/2 send that wish with a POST.
 """
 
-import math
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,12 +28,14 @@ from uvicorn.server import ServerState
 
 from service.app import Service
 from service.edge import Exchange, InferenceApi
-from service.errors import ClientGone, InvalidRequest, ServiceError
+from service.errors import ClientGone, InvalidRequest, RequestStalled, ServiceError
 from service.http import CLOSE, Header, Response, error_response, is_length
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
-_MAX_HEADS, _MAX_HEAD_BYTES = 256, 2048
+_MAX_KNOWN_HEADS, _MAX_KNOWN_HEAD_BYTES = 256, 2048
+# Of bytes that bring no body: request line and headers, trailers, extensions of chunks. The parser would keep them all.
+_MAX_HEAD_BYTES: Final = 2**16
 # A whole line of its own: nothing folded, nothing behind a bare line feed.
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
 _STATUS_LINES: Final = {
@@ -77,8 +81,8 @@ class KnownHeads:
         """
         lines = content.count(b"\r\n")
         is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
-        if is_plain and len(content) <= _MAX_HEAD_BYTES:
-            if len(self._heads) == _MAX_HEADS:
+        if is_plain and len(content) <= _MAX_KNOWN_HEAD_BYTES:
+            if len(self._heads) == _MAX_KNOWN_HEADS:
                 self._heads.clear()
             self._heads[content] = head
 
@@ -135,7 +139,9 @@ class Protocol(HttpToolsProtocol):
         self._max_body_bytes = min(service.edge.max_body_bytes, _MAX_BODY_BYTES)
         self._known_heads = known_heads
         self._inference: Inference | None = None  # what is being received or answered on the short way
-        self._idle_since_s = math.inf
+        self._idle_since_s = 0.0  # when something came or was answered last
+        self._unread_bytes = 0  # of answers, when it was last looked whether the connection is idle
+        self._head_bytes = 0  # that came since anything else did
         self._between_messages = True
         self._first_head = b""  # of the request that begins the data that is being parsed
 
@@ -144,6 +150,12 @@ class Protocol(HttpToolsProtocol):
         """Whether no request has come on this connection yet."""
         return self.cycle is None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._idle_since_s = self.loop.time()
+        self._look_when_it_may_be_idle()
+
     def data_received(self, data: bytes) -> None:
         """Take what has come: at best, one whole request whose head is known."""
         if self._between_messages and (self.cycle is None or self.cycle.response_complete):
@@ -151,24 +163,25 @@ class Protocol(HttpToolsProtocol):
             self._first_head = content if end else b""
             head = self._known_heads.get(content)
             if head is not None and len(body) == head.content_length:
-                self._idle_since_s = math.inf
                 self._begin(Inference(head, body))
                 self._answer()
                 return
             if end and _UPGRADE.search(content):
                 data = b"".join((_UPGRADE.sub(b"", content), end, body))
+        self._idle_since_s = self.loop.time()
+        self._head_bytes += len(data)
         super().data_received(data)
+        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"more than {_MAX_HEAD_BYTES} bytes of headers")
 
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         self._between_messages = False
-        self._idle_since_s = math.inf
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Choose a request's way."""
         first_head, self._first_head = self._first_head, b""
-        self._idle_since_s = math.inf  # what came before it may have been answered since its first byte
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
@@ -180,6 +193,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body."""
+        self._head_bytes = 0
         if self._inference is None or self._inference.exchange is not None:
             super().on_body(body)
         else:
@@ -188,6 +202,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is here in full: answer it, if it takes the short way."""
         self._between_messages = True
+        self._head_bytes = 0
         if self._inference is None or self._inference.exchange is not None:
             super().on_message_complete()
         else:
@@ -200,26 +215,43 @@ class Protocol(HttpToolsProtocol):
             return
         if not self.flow.write_paused:
             self.flow.resume_reading()
+        self._idle_since_s = self.loop.time()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since_s = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._close_when_idle_for_long()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it has been idle for long enough, else look again when it may have been."""
-        self.timeout_keep_alive_task = None
-        if self.loop.time() - self._idle_since_s >= self.timeout_keep_alive:
+        """End the connection if its client has done nothing for long enough, else look again when it may have been."""
+        unread_bytes = self.transport.get_write_buffer_size()
+        reads, self._unread_bytes = unread_bytes != self._unread_bytes, unread_bytes
+        if self.loop.time() - self._idle_since_s < self.timeout_keep_alive:
+            self._look_when_it_may_be_idle()
+        elif reads or (self._owes_an_answer and not unread_bytes):
+            self._idle_since_s = self.loop.time()
+            self._look_when_it_may_be_idle()
+        elif unread_bytes:
+            self.transport.abort()  # to close it would wait for the client to read
+        elif self._between_messages:
             self.transport.close()
+        elif self._inference is not None:
+            self.give_up(RequestStalled(self.timeout_keep_alive))
+        elif self.cycle is None or self.cycle.response_complete:
+            self.send_400_response(str(RequestStalled(self.timeout_keep_alive)))
         else:
-            self._close_when_idle_for_long()
+            self.transport.close()
 
-    def _close_when_idle_for_long(self) -> None:
-        begin_s = min(self._idle_since_s, self.loop.time())
+    def _look_when_it_may_be_idle(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_at(
-            begin_s + self.timeout_keep_alive, self.timeout_keep_alive_handler
+            self._idle_since_s + self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
+
+    @property
+    def _owes_an_answer(self) -> bool:
+        """Whether a request is here in full and not answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if self._inference is not None:
+            return self._inference.exchange is not None
+        return bool(self.pipeline) or not self.cycle.more_body  # what waits in the pipeline waits for another's answer
 
     def _unset_keepalive_if_required(self) -> None:
         """The timer stays: one a connection, not one a request."""

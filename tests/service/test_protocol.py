@@ -426,9 +426,88 @@ def test_only_a_connection_that_is_idle_for_long_is_closed(repository: Path) -> 
                     assert not connection.is_closed
             await clock.advance(1)
             assert connection.is_closed
-            assert not silent.is_closed, "it has not asked anything yet"
+            assert await silent.closed() == [], "it has not asked anything"
 
     fake_clock.run(test)
+
+
+@pytest.mark.parametrize(
+    ("begin", "status"),
+    [
+        pytest.param(post()[:20], 400, id="within its headers"),
+        pytest.param(post()[:-5], 400, id="within its body"),
+        pytest.param(chunked()[:-5], None, id="within its body on the framework's way"),
+        pytest.param(post() + post()[:20], 400, id="behind another"),
+        pytest.param(post() + post()[:-5], 400, id="within its body behind another"),
+    ],
+)
+def test_a_request_of_which_no_more_comes_ends_the_connection(
+    repository: Path, begin: bytes, status: int | None
+) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET) as service:
+            connection = service.connect()
+            connection.send(begin)
+            await clock.advance(KEEP_ALIVE_S - 1)
+            assert not connection.is_closed
+            await clock.advance(1)
+            assert connection.is_closed
+            answers = [answer for answer in await connection.closed() if answer.status != 200]
+            assert [answer.status for answer in answers] == ([] if status is None else [status])
+            assert all("nothing came for 75 s" in answer.json()["error"] for answer in answers)
+
+    fake_clock.run(test)
+
+
+def test_a_request_that_comes_slowly_is_taken(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET) as service:
+            connection = service.connect()
+            for part in (post()[:20], post()[20:-5]):
+                connection.send(part)
+                await clock.advance(KEEP_ALIVE_S - 1)
+            assert (await connection.ask(post()[-5:])).status == 200
+
+    fake_clock.run(test)
+
+
+def test_a_client_that_reads_no_answer_is_given_up(repository: Path) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET) as service:
+            connection = service.connect()
+            connection.transport.stop_taking()
+            await connection.ask(post())
+            await clock.advance(KEEP_ALIVE_S)
+            assert not connection.is_closed, "it may yet be reading"
+            await clock.advance(KEEP_ALIVE_S)
+            assert connection.transport.is_aborted
+
+    fake_clock.run(test)
+
+
+ENDLESS = b"a" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        pytest.param(b"POST /v1/predict", ENDLESS, id="a path"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: ", ENDLESS, id="a header"),
+        pytest.param(b"GET / HTTP/1.1\r\n", b"host: x\r\n" * 1000, id="headers"),
+        pytest.param(chunked()[:-2], b"host: x\r\n" * 1000, id="trailers"),
+        pytest.param(chunked()[:-5] + b"1;", ENDLESS, id="an extension of a chunk"),
+    ],
+)
+def test_headers_without_end_are_refused(repository: Path, begin: bytes, piece: bytes) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(begin)
+            for _ in range(8):
+                connection.send(piece)
+            assert [answer.status for answer in await connection.closed()] == [400]
+
+    run(test)
 
 
 @pytest.mark.parametrize("make", [post, chunked])

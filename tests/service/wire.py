@@ -71,6 +71,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.writes = 0
         self.reads_are_paused = False
+        self.is_aborted = False
         self.changed = asyncio.Event()
         self._protocol: asyncio.Protocol | None = None
         self._incoming: deque[bytes] = deque()
@@ -120,6 +121,13 @@ class FakeTransport(asyncio.Transport):
             self._incoming.clear()
             self.changed.set()
             asyncio.get_running_loop().call_soon(self._lose)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+        self.close()
+
+    def get_write_buffer_size(self) -> int:
+        return self._unread or 0
 
     def is_closing(self) -> bool:
         return self._is_closing
