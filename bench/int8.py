@@ -40,12 +40,17 @@ def quantise_by_tool(content: bytes) -> bytes:
     """What ONNX Runtime's own tool makes of a graph: the weights of every LSTM in 8 bits, a scale for each row."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # it advises on the root logger to prepare graphs, which ours need not
-    with tempfile.TemporaryDirectory() as folder:
-        exact, rounded = Path(folder, "exact.onnx"), Path(folder, "rounded.onnx")
-        exact.write_bytes(content)
-        quantize_dynamic(exact, rounded, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["LSTM"])
-        return rounded.read_bytes()
+    logging.disable(logging.WARNING)  # it advises on the root logger to prepare graphs, which ours need not
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            exact, rounded = Path(folder, "exact.onnx"), Path(folder, "rounded.onnx")
+            exact.write_bytes(content)
+            quantize_dynamic(
+                exact, rounded, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["LSTM"]
+            )
+            return rounded.read_bytes()
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def quantise(bundle: Bundle) -> bytes:
