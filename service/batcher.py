@@ -134,6 +134,7 @@ class Batcher:
         just these. Cancelling it drops what has not begun to run. Fills the marks of `timing` up to `inferred`.
         """
         timing.decoded = perf_counter()
+        self._refuse_if_too_much(sequences)  # before it is looked at row by row
         rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
         futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
@@ -150,6 +151,7 @@ class Batcher:
         self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
     ) -> bool:
         """Do as `infer` does, and tell `waiter`; return whether that is possible: not for what must be split."""
+        self._refuse_if_too_much(sequences)
         stays_whole = policy.stays_whole(len(sequences), sequences.longest, self._limits, self._cost)
         if not stays_whole and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
             return False
@@ -188,8 +190,8 @@ class Batcher:
             )
             for piece, waiter in zip(pieces, waiters, strict=True)
         ]
-        self._admit(parts)
         for part in parts:
+            self._count_waiting(part.rows, part.steps)
             if not self._waiting or self._waiting[-1].place <= place:
                 self._waiting.append(part)
             else:
@@ -204,12 +206,9 @@ class Batcher:
             if not self._has_room(1, 1):
                 raise self._queue_full()
 
-    def _admit(self, parts: Sequence[_Part]) -> None:
-        """Count a request into the queue, or refuse it."""
+    def _refuse_if_too_much(self, sequences: Sequences) -> None:
         limits = self._queue_limits
-        rows, steps = parts[0].rows, parts[0].steps
-        for part in parts[1:]:
-            rows, steps = rows + part.rows, steps + part.steps
+        rows, steps = len(sequences.lengths), len(sequences.values)
         if self._closed is not None:
             raise Unavailable("the model is being unloaded")
         if rows > limits.max_rows or steps > limits.max_steps:
@@ -219,7 +218,6 @@ class Batcher:
             self._purge()
             if not self._has_room(rows, steps):
                 raise self._queue_full()
-        self._count_waiting(rows, steps)
 
     def _queue_full(self) -> QueueFull:
         limits = self._queue_limits

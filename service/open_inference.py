@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.binary_tensors import DATATYPES, NUMPY_TYPES, Tensor, from_bytes, reshape, to_bytes
 from service.errors import InvalidRequest
-from service.tensors import encode_json
+from service.tensors import encode_json, unique
 
 BINARY_HEADER: Final = b"inference-header-content-length"
 
@@ -92,6 +92,7 @@ def _read_description(document: Any) -> Description:
     """Read a parsed request, simdjson's or plain."""
     if not isinstance(document, simdjson.Object | dict):
         raise InvalidRequest("the request must be a JSON object with 'inputs'")
+    _check_keys(document)
     described = document.get("inputs", None)
     if not isinstance(described, simdjson.Array | list) or not len(described):
         raise InvalidRequest("'inputs' must be a list with at least one tensor")
@@ -112,6 +113,7 @@ def _read_description(document: Any) -> Description:
 def _read_input(entry: Any) -> DescribedInput:
     if not isinstance(entry, simdjson.Object | dict):
         raise InvalidRequest("each input must be an object with name, shape, datatype and data")
+    _check_keys(entry)
     name = _text(entry.get("name", None), "an input's name")
     datatype = entry.get("datatype", None)
     if datatype not in DATATYPES:
@@ -192,6 +194,7 @@ def _leaves(data: list[Any]) -> Iterator[Any]:
 def _read_output(entry: Any) -> RequestedOutput:
     if not isinstance(entry, simdjson.Object | dict):
         raise InvalidRequest("each output must be an object with a name")
+    _check_keys(entry)
     name = _text(entry.get("name", None), "an output's name")
     parameters = _parameters(entry.get("parameters", None), f"output {name!r}: parameters")
     binary, classes = parameters.get("binary_data"), parameters.get("classification", 0)
@@ -224,9 +227,17 @@ def _text(value: object, place: str) -> str:
     return value
 
 
+def _check_keys(entry: Any) -> None:
+    """Refuse a key that comes twice: of simdjson the first would count, of others the last."""
+    keys = list(entry.keys())
+    if len(set(keys)) < len(keys):
+        raise InvalidRequest("a key appears twice in one object")
+
+
 def _plain(value: Any) -> Any:
     """A value of simdjson's as one of Python's."""
     if isinstance(value, simdjson.Object):
+        _check_keys(value)
         return value.as_dict()
     return value.as_list() if isinstance(value, simdjson.Array) else value
 
@@ -270,7 +281,7 @@ def _to_json(tensor: Tensor) -> object:
 
 def _parse_slowly(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=unique)
     except RecursionError:
         raise InvalidRequest("JSON is nested too deep") from None
     except UnicodeDecodeError as error:

@@ -70,9 +70,9 @@ class Sequences:
 
     def take(self, rows: NDArray[np.int64]) -> "Sequences":
         """The sequences at `rows`, in that order."""
-        every = list(self)
-        state = None if self.state is None else self.state.take(rows)
-        return Sequences(np.concatenate([every[row] for row in rows]), self.lengths[rows], state)
+        ends, lengths = np.cumsum(self.lengths)[rows], self.lengths[rows]
+        steps = [self.values[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+        return Sequences(np.concatenate(steps), lengths, None if self.state is None else self.state.take(rows))
 
 
 def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -186,7 +186,7 @@ def encode_json(document: object) -> bytes:
 def _decode_slowly(body: bytes, input_size: int) -> PredictRequest:
     """Decode what the fast path refused; it is nearly always wrong, and then the first fault is named."""
     try:
-        document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_int=float)
+        document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=unique, parse_int=float)
     except RecursionError:
         raise InvalidRequest("JSON is nested too deep; sequences are numbers in 3 levels of lists") from None
     except UnicodeDecodeError as error:
@@ -250,7 +250,8 @@ def _is_trace_level(trace: object) -> TypeGuard[TraceLevel | Literal[False]]:
     return trace is False or (isinstance(trace, str) and trace in {"layers", "gates"})
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What `json` is to make of an object: a dict, or `InvalidRequest` if a key comes twice."""
     document = dict(pairs)
     if len(document) != len(pairs):
         raise InvalidRequest("a key appears twice in one object")

@@ -208,6 +208,24 @@ def test_the_same_input_twice_is_refused() -> None:
         decode(body_of(entry, entry)[0])
 
 
+INPUT = '{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]%s}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"inputs": [%s], "inputs": []}' % (INPUT % ""),
+        '{"inputs": [%s]}' % (INPUT % ', "data": [2]'),
+        '{"inputs": [%s], "parameters": {"priority": 1, "priority": 2}}' % (INPUT % ""),
+        '{"inputs": [%s], "outputs": [{"name": "a", "name": "b"}]}' % (INPUT % ""),
+        '{"inputs": [%s], "id": "a", "\\u0069d": "b"}' % (INPUT % ', "more": 1e999'),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused_and_not_one_of_its_values_chosen(body: str) -> None:
+    with pytest.raises(InvalidRequest, match="a key appears twice"):
+        decode(body.encode())
+
+
 def test_data_nested_a_hundred_thousand_deep_is_refused() -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
     body = b'{"inputs":[{"name":"x","datatype":"INT8","shape":[0],"data":' + deep + b"}]}"

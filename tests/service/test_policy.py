@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from service.costs import Costs
-from service.policy import _RUN_OVERHEAD_S, _SHORT_S, Cost, Limits, select, split, starts_in_s
+from service.policy import _RUN_OVERHEAD_S, _SHORT_S, _TOLERANCE, Cost, Limits, select, split, starts_in_s
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def test_what_is_chosen_is_as_cheap_by_the_step_as_whatever_else_could_be(waitin
         assert chosen == without, "a run that is short is not worth the search"
     else:
         prefixes = [by_distance[:count] for count in range(1, len(by_distance) + 1)]
-        assert per_step(chosen) <= min(per_step(prefix) for prefix in prefixes) * (1 + 1e-9)
+        assert per_step(chosen) <= min(per_step(prefix) for prefix in prefixes) * (1 + _TOLERANCE) * (1 + 1e-9)
 
 
 @settings(deadline=None)
