@@ -16,6 +16,7 @@ from service.readiness import Readiness
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
 _LOOK_INTERVAL_S = 1.0  # at who hangs; signals are heard at once
+_SHARED_MEMORY = "/dev/shm"  # tmpfs, in every container too; shm_overview(7)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 logger = logging.getLogger(__name__)
@@ -130,8 +131,12 @@ def _reap() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[None]:
-    """An empty folder for the workers' metrics, named where prometheus_client looks for it when it is imported."""
-    folder = tempfile.mkdtemp(prefix="lstm-serve-metrics-")
+    """An empty folder for the workers' metrics, named where prometheus_client looks for it when it is imported.
+
+    It maps the files into memory: on a disk that fills up, the next page would end the process with SIGBUS.
+    """
+    in_memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix="lstm-serve-metrics-", dir=in_memory)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     try:
         yield

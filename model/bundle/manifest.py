@@ -183,6 +183,11 @@ class Manifest(_Record):
                 raise ValueError(f"files: {file!r} must be a plain file name inside the bundle")
         if missing := sorted(REQUIRED_FILES - self.files.keys()):
             raise ValueError(f"files: {missing[0]!r} is missing")
+        for file, entry in self.files.items():
+            if entry.size_bytes > self.max_file_bytes:
+                raise ValueError(
+                    f"files: {file!r} of {entry.size_bytes} bytes, at most {self.max_file_bytes} are taken"
+                )
         if (ONNX_INT8 in self.files) != (self.int8 is not None):
             raise ValueError(f"{ONNX_INT8!r} and what was measured of it, int8, come together or not at all")
         return self
@@ -191,6 +196,14 @@ class Manifest(_Record):
     def num_directions(self) -> int:
         """D: 2 when bidirectional, else 1."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def max_file_bytes(self) -> int:
+        """What a file of a network of this size may have at most: some times its parameters, and room for the rest."""
+        width = self.hidden_size * self.num_directions
+        inputs = self.input_size + (self.num_layers - 1) * width  # of all layers together
+        cells = 4 * width * (inputs + self.num_layers * (self.hidden_size + 2))
+        return 16 * (cells + len(self.labels) * (width + 1)) + 2**26
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from model.bundle.manifest import MANIFEST, NAME_PATTERN, BundleError, FileEntry
 from model.bundle.triton import CONFIG, triton_config
 
 _STAGING = ".staging-"
+_MAX_MANIFEST_BYTES = 2**26
 SEAL = f"{MANIFEST}.sha256"  # the manifest's own hash, in the format of `sha256sum --check`
 
 Describe = Callable[[int, dict[str, FileEntry]], Manifest]
@@ -38,7 +39,7 @@ class Bundle:
         entry = self.manifest.files.get(file)
         if entry is None:
             raise BundleError(f"{self.folder / file}: not listed in {MANIFEST}")
-        content = _read_regular(self.folder / file)
+        content = _read_regular(self.folder / file, max_bytes=entry.size_bytes)
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise BundleError(f"{self.folder / file}: content differs from the sha256 in {MANIFEST}")
         return content
@@ -51,8 +52,8 @@ def open_bundle(folder: Path) -> Bundle:
     manifest that is not valid or belongs elsewhere.
     """
     path = folder / MANIFEST
-    content = _read_regular(path)
-    if _read_regular(folder / SEAL) != seal(content):
+    content = _read_regular(path, max_bytes=_MAX_MANIFEST_BYTES)
+    if _read_regular(folder / SEAL, max_bytes=_MAX_MANIFEST_BYTES) != seal(content):
         raise BundleError(f"{path}: content differs from the sha256 in {SEAL}")
     manifest = parse_manifest(path, content)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
@@ -189,15 +190,19 @@ def _fingerprint(folder: Path) -> Fingerprint:
     return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in stats.items()))
 
 
-def _read_regular(path: Path) -> bytes:
+def _read_regular(path: Path, *, max_bytes: int) -> bytes:
+    """The content of `path`; of a larger one no more than `max_bytes` are read, and it is refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+            content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing") from error
     except OSError as error:
         raise BundleError(f"{path}: not a readable regular file: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise BundleError(f"{path}: content differs: it is larger than {max_bytes} bytes")
+    return content
 
 
 def _entry(content: bytes) -> FileEntry:

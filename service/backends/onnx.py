@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from model.bundle import ONNX, ONNX_INT8, Bundle, BundleError
 from service.backends import Array, BackendError, Batch, DeviceName, Precision, Runtime
+from service.backends.onnx_guard import check_graph
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -29,6 +30,10 @@ class OnnxBackend:
         self.precision: Precision = _precision(bundle, runtime)
         file = ONNX_INT8 if self.precision == "int8" else ONNX
         content = bundle.read(file)
+        try:
+            check_graph(content)
+        except ValueError as error:
+            raise BundleError(f"{bundle.folder / file}: no graph of ours: {error}") from error
         try:
             self._session = ort.InferenceSession(content, _session_options(runtime.threads), providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no class but Exception

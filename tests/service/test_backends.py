@@ -90,8 +90,9 @@ def test_a_backend_says_what_it_is_and_where_it_computes(repository: Path, backe
     assert (loaded.name, loaded.device, loaded.precision) == (backend, "cpu", "float32")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
-@pytest.mark.parametrize("backend", FILES)
+@pytest.mark.parametrize(
+    ("backend", "content"), [("onnx", b""), *(("torchscript", one) for one in (b"", b"garbage", b"PK\x03\x04 cut off"))]
+)
 def test_a_graph_that_the_runtime_refuses_is_named(
     repository: Path, tmp_path: Path, backend: str, content: bytes
 ) -> None:
@@ -168,9 +169,19 @@ def test_a_changed_int8_graph_is_refused_before_a_runtime_reads_it(repository: P
 
 
 def test_an_int8_graph_that_onnxruntime_refuses_is_named(repository: Path, tmp_path: Path) -> None:
-    bundle = republish(open_kind(repository, "tiny"), tmp_path, {ONNX_INT8: b"garbage"})
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {ONNX_INT8: b""})
     with pytest.raises(BundleError, match=f"{ONNX_INT8}: onnxruntime refuses it"):
         load_backend(bundle, "onnx", INT8)
+
+
+@pytest.mark.parametrize(("file", "runtime"), [(ONNX, CPU), (ONNX_INT8, INT8)])
+def test_a_graph_that_is_none_of_ours_never_reaches_onnxruntime(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, runtime: Runtime
+) -> None:
+    bundle = republish(open_kind(repository, "tiny"), tmp_path, {file: b"garbage"})
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)
+    with pytest.raises(BundleError, match=f"{file}: no graph of ours: it is no protocol buffer"):
+        load_backend(bundle, "onnx", runtime)
 
 
 def test_int8_is_onnx_on_the_cpu_whatever_else_there_is(

@@ -102,6 +102,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def released(registry: Registry) -> None:
     """Wait until what was replaced has been released: on a busy machine that takes longer than the next look."""
+    await asyncio.sleep(0)  # until it has begun to be released
     async with asyncio.timeout(10):
         while any("UNLOADING" in line for line in index(registry)):
             await asyncio.sleep(0.001)

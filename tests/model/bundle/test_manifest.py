@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from model.bundle import ONNX_INT8, FileEntry, Quantisation, lower_outputs, lstm_names
 from model.bundle.manifest import parse_manifest
 
+HUGE = FileEntry(sha256="0" * 64, size_bytes=2**40)
 FILES = {name: FileEntry(sha256="0" * 64, size_bytes=1) for name in CONTENTS}
 MEASURED = Quantisation(accuracy=0.5, max_difference=0.01, input_bound=4.0)
 
@@ -48,6 +49,7 @@ def test_only_a_stack_has_lower_outputs_and_numbered_layers():
         ({"files": FILES | {"../model.onnx": FILES["model.onnx"]}}, "plain file name"),
         ({"files": FILES | {"/etc/passwd": FILES["model.onnx"]}}, "plain file name"),
         ({"files": FILES | {ONNX_INT8: FILES["model.onnx"]}}, "come together or not at all"),
+        ({"files": FILES | {"model.onnx": HUGE}}, "'model.onnx' of 1099511627776 bytes, at most"),
         ({"int8": MEASURED}, "come together or not at all"),
         ({"name": "../elsewhere"}, "name"),
         ({"version": 0}, "version"),

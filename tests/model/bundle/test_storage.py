@@ -262,3 +262,11 @@ def test_whether_a_repository_can_be_written_is_found_out_without_a_trace(tmp_pa
     monkeypatch.setattr(storage.tempfile, "mkdtemp", refuse)  # tests may run as root, whom no mode stops
     with pytest.raises(PermissionError):
         check_writable(tmp_path / "new" / "bundles")
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_of_a_file_that_has_become_huge_no_more_is_read_than_may_be(bundle, file):
+    with (bundle.folder / file).open("r+b") as opened:
+        opened.truncate(2**40)  # a hole: it takes no room on the disk, and would take all memory
+    with pytest.raises(BundleError, match=f"{file}: content differs: it is larger than"):
+        open_bundle(bundle.folder)
