@@ -14,9 +14,9 @@ IS_SOAK = bool(os.environ.get("SOAK"))
 
 @pytest.fixture(scope="session")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with one model of some milliseconds a sequence."""
+    """A repository with one model of some milliseconds a sequence. Its deviations are below 1: input can overflow."""
     folder = tmp_path_factory.mktemp("heavy")
-    make_bundle(folder, "heavy", input_size=2, hidden_size=256, num_layers=2)
+    make_bundle(folder, "heavy", input_size=2, hidden_size=256, num_layers=2, seed=7)
     return folder
 
 

@@ -1,7 +1,9 @@
 """Bearer keys: who is let in, and how an edited file is followed without a restart."""
 
 import logging
+import math
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
@@ -121,3 +123,29 @@ def test_no_key_is_ever_logged(file: Path, caplog: pytest.LogCaptureFixture) -> 
     for secret in ("sesame", "open-up", "hunter2", "brand-new-key"):
         assert secret not in caplog.text
         assert secret not in repr(vars(keys))
+
+
+def shortest_s(keys: ApiKeys, *asked: str) -> list[float]:
+    """The shortest time that each key took of many, tried in turns."""
+    shortest = [math.inf] * len(asked)
+    for _ in range(300):
+        for place, key in enumerate(asked):
+            start = perf_counter()
+            lets_in(keys, f"Bearer {key}".encode())
+            shortest[place] = min(shortest[place], perf_counter() - start)
+    return shortest
+
+
+def test_a_key_that_is_nearly_right_takes_as_long_as_one_that_is_not_right_at_all(tmp_path: Path) -> None:
+    key = "k" * 4000
+    (tmp_path / "keys").write_text(f"{key}\n")
+    keys = ApiKeys(tmp_path / "keys")
+    near_s, far_s = shortest_s(keys, f"{key[:-1]}x", f"x{key[1:]}")
+    assert 0.8 < near_s / far_s < 1.25
+
+
+def test_the_first_and_the_last_key_take_equally_long(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("".join(f"key-{number}\n" for number in range(1000)))
+    keys = ApiKeys(tmp_path / "keys")
+    times_s = shortest_s(keys, "key-0", "key-999", "key-1000")
+    assert max(times_s) < 1.25 * min(times_s)
