@@ -15,7 +15,7 @@ help:
 	@echo "make run    install, train the two default models if there is none, serve on http://127.0.0.1:8000"
 	@echo "make test   install, then linter, types and the whole test suite"
 	@echo "make check  formatter, linter, strict types"
-	@echo "make soak   install, then the faults of tests/faults/ and reloads under load for longer: 40 minutes"
+	@echo "make soak   install, then the faults of tests/faults/ and reloads under load for longer: an hour"
 	@echo "make bench  install, then measure the service beside other servers: half an hour; needs wrk. BENCH=--quick: 10 min"
 
 run: $(VENV)/installed-train
@@ -32,7 +32,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 soak: $(VENV)/installed-dev
-	SOAK=1 $(BIN)/python -m pytest -s tests/faults
+	SOAK=1 $(BIN)/python -m pytest -s tests/faults tests/contract/test_schemathesis.py
 	$(BIN)/python tests/test_reload_under_load.py 1800
 
 bench: $(VENV)/installed-bench

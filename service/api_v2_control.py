@@ -8,12 +8,14 @@ import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as RawRequest
 
 from service import logs, openapi
-from service.errors import InvalidRequest, TooLarge, Unsupported
+from service.errors import ClientGone, InvalidRequest, TooLarge, Unsupported
 from service.registry import Registry
 from service.settings import Settings
+from service.tensors import unique
 
 _MAX_BODY_BYTES: Final = 65_536
 _TRACES_OFF: Final = {
@@ -30,12 +32,15 @@ Json = dict[str, Any]
 async def read_document(request: RawRequest) -> Json:
     """The JSON object in a request's body, whatever its Content-Type; an empty body is an empty object."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise TooLarge(f"body of more than {_MAX_BODY_BYTES} bytes, at most that many are taken")
     try:
-        document = json.loads(body) if body.strip() else {}
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_BODY_BYTES:
+                raise TooLarge(f"body of more than {_MAX_BODY_BYTES} bytes, at most that many are taken")
+    except ClientDisconnect:
+        raise ClientGone("the client left before its body was complete") from None
+    try:
+        document = json.loads(body, object_pairs_hook=unique) if body.strip() else {}
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"malformed JSON: {error}") from None
     if not isinstance(document, dict):

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from uvicorn import Config
@@ -138,6 +138,7 @@ class Protocol(HttpToolsProtocol):
         self._readiness = service.readiness
         self._max_body_bytes = min(service.edge.max_body_bytes, _MAX_BODY_BYTES)
         self._known_heads = known_heads
+        self._running: RequestResponseCycle | None = None  # what uvicorn's way answers, or has answered last
         self._inference: Inference | None = None  # what is being received or answered on the short way
         self._idle_since_s = 0.0  # when something came or was answered last
         self._unread_bytes = 0  # of answers, when it was last looked whether the connection is idle
@@ -267,6 +268,10 @@ class Protocol(HttpToolsProtocol):
         if not self.pipeline:
             self.flow.resume_reading()
 
+    def eof_received(self) -> None:
+        """The client sends no more: the connection is closed when this returns."""
+        self._give_up_running()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waits for is given up."""
         super().connection_lost(exc)
@@ -288,11 +293,12 @@ class Protocol(HttpToolsProtocol):
             self._edge.give_up(inference.exchange, error)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP with an error of the shape that all errors have."""
+        """Answer what is not HTTP with an error of the shape that all errors have. What came before it is given up."""
         response = error_response(InvalidRequest(msg))
         response.headers += (CLOSE,)
         self.transport.write(_render(response, []))
         self.transport.close()
+        self._give_up_running()
 
     def _short_way(self) -> Head | None:
         """The head of the request whose headers are complete, if it can take the short way."""
@@ -319,6 +325,15 @@ class Protocol(HttpToolsProtocol):
             int(length),
             self.parser.should_keep_alive(),
         )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _give_up_running(self) -> None:
+        """Let uvicorn's way write no more: it is told of the end a turn after the transport has been closed."""
+        if self._running is not None:
+            self._running.disconnected = True
 
     def _begin(self, inference: Inference) -> None:
         self._inference = inference

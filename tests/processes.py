@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+IS_SOAK = bool(os.environ.get("SOAK"))  # then what can be run for longer is
 _START_LIMIT_S = 60.0
 
 

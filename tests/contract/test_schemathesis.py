@@ -8,12 +8,12 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from processes import ServiceProcess, running_service
+from processes import IS_SOAK, ServiceProcess, running_service
 from schemathesis.checks import CHECKS
 
 Json = dict[str, Any]
 
-EXAMPLES = 100
+EXAMPLES = 700 if IS_SOAK else 100  # of each operation: 20,000 in all, or 3,000
 # Values that lead on into the service more often than chance does. Nothing else asks for `both`, which comes and goes.
 VALUES = {"name": ["tiny", "both", "nobody"], "version": ["1", "9"]}
 VALUES_OF_CONTROL = {"name": ["both", "nobody"]}

@@ -9,8 +9,6 @@ from factories import make_bundle
 from load import Question, make_questions
 from processes import ServiceProcess, running_service
 
-IS_SOAK = bool(os.environ.get("SOAK"))
-
 
 @pytest.fixture(scope="session")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:

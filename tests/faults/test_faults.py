@@ -8,9 +8,9 @@ from collections import Counter
 
 import httpx
 import pytest
-from conftest import IS_SOAK, port_of, resident_mb
+from conftest import port_of, resident_mb
 from load import Fleet, Question, percentile_s
-from processes import ServiceProcess, running_service
+from processes import IS_SOAK, ServiceProcess, running_service
 
 WORKERS = 2
 QUEUE_SEQUENCES, SEQUENCES_A_REQUEST = 1024, 4  # LSTM_MAX_QUEUE_SIZE; what each question holds

@@ -1,6 +1,7 @@
 """`service.protocol`: the short way and uvicorn's give the same answers, to whatever bytes in whatever packets."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -412,6 +413,26 @@ def test_what_is_not_http_is_refused_in_the_usual_shape_and_harms_nobody_else(re
     run(test)
 
 
+@pytest.mark.parametrize(
+    "requests", [post(b"{}"), chunked(b"{}"), post(b"{}") + chunked(b"{}"), chunked(b"{}") + post(b"{}")]
+)
+@pytest.mark.parametrize("end", [b"", b"\x16\x03\x01 what is this\r\n\r\n"])
+def test_an_end_behind_requests_is_no_bug(
+    repository: Path, requests: bytes, end: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(requests + end)
+            if not end:
+                connection.transport.end()
+            await connection.closed()
+            await fake_clock.settle()
+
+    run(test)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 QUIET = "--reload-interval-s=0"  # no timer but the connection's
 
 
@@ -630,6 +651,22 @@ def test_a_client_that_leaves_within_its_body_is_dropped_and_counted(
             assert await service.served.metric("lstm_dropped_total", reason="disconnected") == 1
 
     run(test)
+
+
+def test_a_client_that_leaves_within_the_body_of_another_request_is_no_bug(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(post(path="/v2/repository/index")[:-3])
+            await fake_clock.settle()
+            connection.transport.leave()
+            await fake_clock.settle()
+            assert await service.served.metric("lstm_requests_total", model="", version="", api="v2", code="499") == 1
+
+    run(test)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("make", [post, chunked])

@@ -105,6 +105,12 @@ class FakeTransport(asyncio.Transport):
         protocol, self._protocol = self._protocol, None
         protocol.connection_lost(None)
 
+    def end(self) -> None:
+        """The client sends no more."""
+        assert self._protocol is not None
+        self._protocol.eof_received()
+        self.close()
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self._is_closing, "written to a closed connection"
         self.written += bytes(data)
