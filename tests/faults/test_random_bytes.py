@@ -84,7 +84,7 @@ def read_predict(body: bytes) -> None:
         except InvalidRequest as error:
             outcomes.append(str(error))
         else:
-            outcomes.append((found.trace, found.sequences.lengths.tolist(), found.sequences.values.tobytes()))
+            outcomes.append((found.trace, found.sequences.lengths.tolist(), found.sequences.values.tolist()))
             check_values(found.sequences)
     assert outcomes[0] == outcomes[1]
 
