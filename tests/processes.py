@@ -67,6 +67,28 @@ class ServiceProcess:
         children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
         return [int(child) for child in children] or [process_id]
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    def resident_mb(self) -> float:
+        """What all workers hold in memory."""
+        return self._memory_mb("VmRSS")
+
+    def restart_peak(self) -> None:
+        """Forget how much the workers ever held: `clear_refs` of proc(5)."""
+        for pid in self.serving_processes():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak_mb(self) -> float:
+        """The most that each worker held in memory since `restart_peak`, of all together."""
+        return self._memory_mb("VmHWM")
+
+    def _memory_mb(self, name: str) -> float:
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self.serving_processes()]
+        return sum(int(text.partition(f"{name}:")[2].split()[0]) for text in texts) / 2**10
+
     def terminate(self) -> int:
         """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)

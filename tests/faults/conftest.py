@@ -1,6 +1,5 @@
 """A service with its default settings and a model that takes its time; with SOAK in the environment, for longer."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,25 +29,3 @@ def service(heavy: Path) -> Iterator[ServiceProcess]:
     with running_service(heavy, "--workers=2") as process:
         process.wait_until("/health/ready", 200)
         yield process
-
-
-def port_of(service: ServiceProcess) -> int:
-    return int(service.url.rpartition(":")[2])
-
-
-def resident_mb(service: ServiceProcess) -> float:
-    """What all workers hold in memory."""
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in service.serving_processes())
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def restart_peak(service: ServiceProcess) -> None:
-    """Forget how much the workers ever held; proc(5), clear_refs."""
-    for pid in service.serving_processes():
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def peak_mb(service: ServiceProcess) -> float:
-    """The most that all workers held in memory since `restart_peak`."""
-    texts = [Path(f"/proc/{pid}/status").read_text() for pid in service.serving_processes()]
-    return sum(int(text.partition("VmHWM:")[2].split()[0]) for text in texts) / 2**10

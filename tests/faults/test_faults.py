@@ -8,7 +8,6 @@ from collections import Counter
 
 import httpx
 import pytest
-from conftest import port_of, resident_mb
 from load import Fleet, Question, percentile_s
 from processes import IS_SOAK, ServiceProcess, running_service
 
@@ -20,16 +19,16 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
     service: ServiceProcess, questions: list[Question]
 ) -> None:
     async def run() -> None:
-        fleet = Fleet(port_of(service), questions)
+        fleet = Fleet(service.port, questions)
         capacity = await fleet.closed_loop(32, 3)
         await fleet.open_loop(10 * capacity, 1)  # as many connections as there will be, and the largest batches
-        before_mb = resident_mb(service)
+        before_mb = service.resident_mb()
         outcomes = await fleet.open_loop(10 * capacity, 30 if IS_SOAK else 5)
         statuses = Counter(outcome.status for outcome in outcomes)
         queue_s = WORKERS * QUEUE_SEQUENCES / SEQUENCES_A_REQUEST / capacity
         print(f"\ncapacity {capacity:.0f} requests/s, queue {queue_s:.1f} s, {statuses}", end=", ")
         print(
-            f"p99 {percentile_s(outcomes, 0.99):.2f} s, memory {before_mb:.0f} → {resident_mb(service):.0f} MB",
+            f"p99 {percentile_s(outcomes, 0.99):.2f} s, memory {before_mb:.0f} → {service.resident_mb():.0f} MB",
             end=", ",
         )
         assert statuses.keys() == {200, 429}
@@ -39,7 +38,7 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
         again = await fleet.closed_loop(32, 2)
         print(f"afterwards {again / capacity:.2f} of the capacity")
         assert again > 0.5 * capacity  # full speed, on a machine that others use too
-        assert resident_mb(service) < 1.1 * before_mb
+        assert service.resident_mb() < 1.1 * before_mb
         await fleet.close()
 
     asyncio.run(run())
@@ -49,7 +48,7 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
     service: ServiceProcess, questions: list[Question]
 ) -> None:
     async def run() -> None:
-        fleet = Fleet(port_of(service), questions)
+        fleet = Fleet(service.port, questions)
         kills, connections, slowest_s = (20 if IS_SOAK else 3), 16, 0.0
         for _ in range(kills):
             load = asyncio.create_task(fleet.closed_loop(connections, 3))
@@ -79,7 +78,7 @@ def test_a_stop_under_load_answers_all_that_was_accepted(
     service: ServiceProcess, questions: list[Question], turn: int
 ) -> None:
     async def run() -> Counter[int]:
-        fleet = Fleet(port_of(service), questions)
+        fleet = Fleet(service.port, questions)
         load = asyncio.create_task(fleet.closed_loop(16, 3))
         await asyncio.sleep(0.3 + 0.05 * turn)
         service.process.send_signal(signal.SIGTERM)
@@ -108,7 +107,7 @@ def test_a_thousand_slow_clients_do_not_slow_the_others(service: ServiceProcess,
             writer.transport.abort()
 
     async def run() -> None:
-        port = port_of(service)
+        port = service.port
         fleet = Fleet(port, questions)
         await fleet.closed_loop(8, 2)
         first = len(fleet.outcomes)
@@ -137,7 +136,7 @@ def test_what_is_gone_is_not_computed_and_no_socket_is_left(heavy: object, quest
         descriptors = f"/proc/{service.process.pid}/fd"
 
         async def run() -> None:
-            port = port_of(service)
+            port = service.port
             fleet = Fleet(port, questions)
             await fleet.closed_loop(4, 1)
             before = len(os.listdir(descriptors))  # noqa: PTH208

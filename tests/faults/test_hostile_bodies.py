@@ -10,7 +10,6 @@ from itertools import chain, repeat
 
 import httpx
 import pytest
-from conftest import peak_mb, port_of, restart_peak
 from factories import make_bundle
 from processes import ServiceProcess, running_service
 
@@ -123,10 +122,10 @@ def test_it_is_refused_soon_in_bounded_memory_and_the_next_is_served(
     served: ServiceProcess, name: str, status: int
 ) -> None:
     packets = (REFUSED_413 | REFUSED_400)[name]()
-    restart_peak(served)
-    before_mb, start = peak_mb(served), time.monotonic()
-    assert first_status(port_of(served), packets) == status
-    duration_s, growth_mb = time.monotonic() - start, peak_mb(served) - before_mb
+    served.restart_peak()
+    before_mb, start = served.peak_mb(), time.monotonic()
+    assert first_status(served.port, packets) == status
+    duration_s, growth_mb = time.monotonic() - start, served.peak_mb() - before_mb
     assert (duration_s < LIMIT_S, growth_mb < LIMIT_MB) == (True, True), f"{duration_s:.1f} s, {growth_mb:.0f} MB"
     assert httpx.post(served.url + PREDICT, content=GOOD, timeout=LIMIT_S).status_code == 200
 

@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from conftest import port_of
 from factories import make_bundle
 from load import Fleet, Question
 from onnx import TensorProto
@@ -57,7 +56,7 @@ def test_a_poisoned_sequence_fails_alone(heavy: Path, questions: list[Question])
     poison = json.dumps({"sequences": [[[3.4e38, -3.4e38]] * 50]}).encode()
 
     async def run(service: ServiceProcess) -> list[httpx.Response]:
-        fleet = Fleet(port_of(service), questions)
+        fleet = Fleet(service.port, questions)
         async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
             load = asyncio.create_task(fleet.closed_loop(16, 2))
             answers = []

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 import pytest
-from conftest import port_of
 from factories import make_bundle
 from processes import IS_SOAK, ServiceProcess, running_service
 
@@ -132,7 +131,7 @@ def request(path: bytes, body: bytes, *lines: bytes) -> bytes:
 
 
 def test_no_request_of_random_bytes_is_a_bug_or_hangs(served: ServiceProcess) -> None:
-    port = port_of(served)
+    port = served.port
     wholes = [
         request(b"/v1/predict", PREDICT),
         request(b"/v2/models/tiny/infer", INFER),
