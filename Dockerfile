@@ -25,6 +25,14 @@ RUN python -m venv --without-pip /opt/venv
 WORKDIR /build
 COPY pyproject.toml constraints.txt docker/requirements.py ./
 
+# Lists what an environment holds, in CycloneDX: each image carries its own list, /opt/venv/sbom.cdx.json.
+FROM ${PYTHON} AS lister
+ARG PIP_INDEX_URL
+ARG PIP_NO_INDEX
+ENV PIP_FIND_LINKS=/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
+    python -m venv /opt/lister && /opt/lister/bin/pip install cyclonedx-bom==7.2.1
+
 # This project, apart from what it needs: a change of code installs nothing anew.
 FROM builder AS code
 COPY README.md LICENSE ./
@@ -38,6 +46,8 @@ FROM builder AS onnx-packages
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
     python requirements.py > requirements.txt \
  && pip --python /opt/venv/bin/python install -r requirements.txt -c constraints.txt
+RUN --mount=from=lister,source=/opt/lister,target=/opt/lister \
+    /opt/lister/bin/cyclonedx-py environment --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python
 RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
  && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
@@ -49,6 +59,8 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheel
  && python requirements.py torch > requirements.txt \
  && pip --python /opt/venv/bin/python install -r requirements.txt -c constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
+RUN --mount=from=lister,source=/opt/lister,target=/opt/lister \
+    /opt/lister/bin/cyclonedx-py environment --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python
 # Some of torch's own files are written for a newer Python and do not compile; nothing imports them.
 RUN python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
 
@@ -56,6 +68,8 @@ FROM torch-packages AS trainer-packages
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
     python requirements.py train > requirements.txt \
  && pip --python /opt/venv/bin/python install -r requirements.txt -c constraints.txt
+RUN --mount=from=lister,source=/opt/lister,target=/opt/lister \
+    /opt/lister/bin/cyclonedx-py environment --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python
 RUN python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
 
 # onnxruntime-gpu in the place of onnxruntime; it and PyPI's torch are built for CUDA 13 and cuDNN 9, and share torch's.
@@ -65,6 +79,8 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheel
     sed -i 's/^torch==/torch===/' constraints.txt \
  && python requirements.py torch gpu | sed '/^onnxruntime[^-]/d; s/^onnxruntime-gpu/&[cuda,cudnn]/' > requirements.txt \
  && pip --python /opt/venv/bin/python install -r requirements.txt -c constraints.txt
+RUN --mount=from=lister,source=/opt/lister,target=/opt/lister \
+    /opt/lister/bin/cyclonedx-py environment --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python
 RUN python -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/venv/lib || true
 
 

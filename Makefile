@@ -9,13 +9,14 @@ REPOSITORY := $(or $(LSTM_REPOSITORY),bundles)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check soak bench clean
+.PHONY: help run test check soak bench audit clean
 
 help:
 	@echo "make run    install, train the two default models if there is none, serve on http://127.0.0.1:8000"
 	@echo "make test   install, then linter, types and the whole test suite"
 	@echo "make check  formatter, linter, strict types"
 	@echo "make soak   install, then the faults of tests/faults/ and reloads under load for longer: an hour"
+	@echo "make audit  licences, a bill of materials in build/, and known vulnerabilities of all that is installed"
 	@echo "make bench  install, then measure the service beside other servers: half an hour; needs wrk. BENCH=--quick: 10 min"
 
 run: $(VENV)/installed-train
@@ -38,8 +39,14 @@ soak: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(BENCH)
 
+# What is installed for tests holds whatever the images hold.
+audit: $(VENV)/installed-dev $(VENV)-audit/installed
+	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --with-system --order license
+	mkdir -p build && $(VENV)-audit/bin/cyclonedx-py environment --output-file build/sbom.cdx.json $(BIN)/python
+	$(VENV)-audit/bin/pip-audit --skip-editable --path $$(ls -d $(VENV)/lib/python3*/site-packages)
+
 clean:
-	rm -rf $(VENV) $(VENV)-clients .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-audit .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +60,11 @@ $(VENV)-clients/installed: tests/contract/requirements.txt
 	$(VENV)-clients/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	-$(VENV)-clients/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	  --dest $(VENV)-clients/wheels tritonclient==2.40.0
+	@touch $@
+
+$(VENV)-audit/installed:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom pip-licenses
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/torch pyproject.toml

@@ -57,6 +57,14 @@ image_size() { docker image inspect --format '{{.Size}}' "lstm-serve:$1" | awk '
 onnx_is_small() { [ "$(docker image inspect --format '{{.Size}}' lstm-serve:onnx)" -le $((ONNX_LIMIT_MB * 1000000)) ]; }
 inside() { docker run --rm --interactive --network none --entrypoint "$2" "lstm-serve:$1" "${@:3}"; }
 holds_no_torch() { inside onnx python -c 'import importlib.util as u; assert u.find_spec("torch") is None, "torch is there"'; }
+lists_its_packages() {
+  inside "$1" python -c 'import json
+from importlib.metadata import distributions
+listed = {one["name"] for one in json.load(open("/opt/venv/sbom.cdx.json"))["components"]}
+held = {one.name for one in distributions(path=["/opt/venv/lib/python3.11/site-packages"])}
+assert held == listed, held ^ listed
+print(len(held), "packages")'
+}
 holds_no_compiler() { inside "$1" sh -c '! command -v gcc cc c++ make ld'; }
 default_target_is_onnx() {
   # shellcheck disable=SC2086
@@ -138,6 +146,7 @@ done
 [ "${SKIP_BUILD:-}" = 1 ] || check "the default target is onnx" default_target_is_onnx
 check "onnx is at most $ONNX_LIMIT_MB MB" onnx_is_small
 check "onnx holds no torch" holds_no_torch
+for target in onnx torch trainer; do check "$target lists what it holds" lists_its_packages $target; done
 for target in onnx torch trainer; do check "$target holds no compiler" holds_no_compiler $target; done
 
 # --- the stack --------------------------------------------------------------------------------------------------------

@@ -35,13 +35,19 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
         assert all(outcome.is_right for outcome in outcomes if outcome.status == 200)
         assert all(int(outcome.retry_after) >= 1 for outcome in outcomes if outcome.status == 429)
         assert percentile_s(outcomes, 0.99) <= 3 * queue_s
+        await asyncio.sleep(1)
         again = await fleet.closed_loop(32, 2)
-        print(f"afterwards {again / capacity:.2f} of the capacity")
+        print(f"{again / capacity:.2f} of the capacity a second after")
         assert again > 0.5 * capacity  # full speed, on a machine that others use too
         assert service.resident_mb() < 1.1 * before_mb
         await fleet.close()
 
     asyncio.run(run())
+
+
+def times_loaded(service: ServiceProcess) -> int:
+    """How many workers have loaded the model so far: then they take connections."""
+    return sum("heavy/1 is loaded" in line for line in service.log)
 
 
 def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
@@ -55,15 +61,16 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
             await asyncio.sleep(0.5)
             victim = service.serving_processes()[0]
             os.kill(victim, signal.SIGKILL)
-            start = time.monotonic()
-            while len(service.serving_processes()) < WORKERS or victim in service.serving_processes():
-                await asyncio.sleep(0.02)
+            start, loaded = time.monotonic(), times_loaded(service)
+            while times_loaded(service) == loaded:
+                await asyncio.sleep(0.01)
             slowest_s = max(slowest_s, time.monotonic() - start)
             async with httpx.AsyncClient(base_url=service.url) as client:
                 assert (await client.get("/health/ready")).status_code == 200
             await load
         statuses = Counter(outcome.status for outcome in fleet.outcomes)
-        print(f"\n{kills} kills: {statuses}, another worker after {slowest_s:.2f} s at most")
+        print(f"\n{kills} kills: {statuses}, another worker has loaded after {slowest_s:.2f} s at most")
+        assert slowest_s <= (2 if IS_SOAK else 4)
         assert statuses.keys() <= {0, 200}
         assert statuses[0] <= kills * connections  # one in flight on each connection
         assert all(outcome.is_right for outcome in fleet.outcomes if outcome.status == 200)
