@@ -1,5 +1,6 @@
 """`python -m service`: read the settings, listen, serve."""
 
+import importlib
 import logging
 import os
 import socket
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     workers = Workers(
         count,
         lambda _, replaces: _serve(settings, listener, readiness, control, loads_first=replaces),
+        prepare=lambda: _import_all(settings),
         listener=listener,
         readiness=readiness,
         control=control,
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _serve(
     settings: Settings, listener: socket.socket, readiness: Readiness, control: Control, *, loads_first: bool
 ) -> int:
-    """Serve in this process. What computes is imported here: a parent of workers needs none of it."""
+    """Serve in this process."""
     from service.app import Service
     from service.backends import BackendError, choose_runtime
     from service.server import Server
@@ -64,6 +66,15 @@ def _serve(
         logger.error("cannot start: %s", error)
         return 1
     return 0
+
+
+def _import_all(settings: Settings) -> None:
+    """Import what `_serve` does, once for all workers: one that replaces another is there two seconds earlier."""
+    from service.backends import import_runtimes
+
+    for module in ("service.app", "service.server"):
+        importlib.import_module(module)
+    import_runtimes(settings.backend, settings.precision)
 
 
 def _listen(host: str, port: int) -> socket.socket:

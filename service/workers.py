@@ -26,13 +26,14 @@ ServeWorker = Callable[[int, bool], int]
 
 
 class Workers:
-    """Forks and watches `count` workers. The parent computes nothing and imports no runtime, so forking it is safe."""
+    """Forks and watches `count` workers. The parent computes nothing and has one thread, so forking it is safe."""
 
     def __init__(
         self,
         count: int,
         serve: ServeWorker,
         *,
+        prepare: Callable[[], None],
         listener: socket.socket,
         readiness: Readiness,
         control: Control,
@@ -42,6 +43,7 @@ class Workers:
         self._count = count
         self._listener = listener
         self._serve = serve
+        self._prepare = prepare
         self._readiness = readiness
         self._control = control
         self._hang_timeout_s = hang_timeout_s
@@ -55,6 +57,7 @@ class Workers:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         with _metrics_folder():
+            self._prepare()
             for index in range(self._count):
                 self._start(index, replaces=False)
             status = self._watch()

@@ -63,6 +63,14 @@ class Runtime:
     precision: Precision = "float32"
 
 
+def import_runtimes(backend: BackendName, precision: Precision) -> None:
+    """Import what `choose_runtime` and `load_backend` will need, which takes a second, and start nothing."""
+    if backend != "torchscript":
+        importlib.import_module("service.backends.onnx")
+    if backend != "onnx" and precision != "int8" and importlib.util.find_spec("torch") is not None:
+        importlib.import_module("service.backends.torchscript")
+
+
 def choose_runtime(
     backend: Literal["auto", "onnx", "torchscript"],
     device: Literal["auto", "cpu", "cuda"],
