@@ -31,7 +31,7 @@ ARG PIP_INDEX_URL
 ARG PIP_NO_INDEX
 ENV PIP_FIND_LINKS=/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN --mount=type=cache,target=/root/.cache/pip --mount=from=wheels,target=/wheels \
-    python -m venv /opt/lister && /opt/lister/bin/pip install cyclonedx-bom==7.2.1
+    python -m venv /opt/lister && /opt/lister/bin/pip install cyclonedx-bom==7.5.0
 
 # This project, apart from what it needs: a change of code installs nothing anew.
 FROM builder AS code

@@ -41,7 +41,7 @@ bench: $(VENV)/installed-bench
 
 # What is installed for tests holds whatever the images hold.
 audit: $(VENV)/installed-dev $(VENV)-audit/installed
-	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --with-system --order license
+	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --from mixed --order license
 	mkdir -p build && $(VENV)-audit/bin/cyclonedx-py environment --output-file build/sbom.cdx.json $(BIN)/python
 	$(VENV)-audit/bin/pip-audit --skip-editable --path $$(ls -d $(VENV)/lib/python3*/site-packages)
 
