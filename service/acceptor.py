@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from service.readiness import Readiness
 
@@ -99,8 +100,15 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(self._make_protocol, connection))
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(partial(self._settle, connection))
         return True
+
+    def _settle(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
+        self._connecting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            connection.close()
+            self._readiness.connections -= 1
+            logger.error("a connection was taken and could not be served: %r", error)
 
 
 def take_no_more(listener: socket.socket) -> None:

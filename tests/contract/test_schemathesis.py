@@ -1,6 +1,7 @@
 """Schemathesis over the OpenAPI document: whatever is sent, the answer is documented, and never a bug of ours."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ Json = dict[str, Any]
 
 EXAMPLES = 700 if IS_SOAK else 100  # of each operation: 20,000 in all, or 3,000
 # Values that lead on into the service more often than chance does. Nothing else asks for `both`, which comes and goes.
+SENT = count()
 VALUES = {"name": ["tiny", "both", "nobody"], "version": ["1", "9"]}
 VALUES_OF_CONTROL = {"name": ["both", "nobody"]}
 
@@ -41,6 +43,7 @@ def documented(fuzzed: ServiceProcess) -> Any:
 
 
 def check(case: schemathesis.Case) -> None:
+    next(SENT)
     response = case.call()
     checks = CHECKS.get_by_names(["status_code_conformance", "response_schema_conformance"])
     case.validate_response(response, checks=checks)
@@ -60,3 +63,4 @@ def test_every_answer_is_documented(documented: schemathesis.BaseSchema, subtest
             if operation.method == "post":
                 cases |= operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
             few(given(cases)(check))()
+    print(f"\n{next(SENT)} requests", end=" ")

@@ -108,6 +108,22 @@ def test_one_worker_takes_all_that_come_at_once() -> None:
     run(1, test)
 
 
+def test_a_connection_that_cannot_be_served_is_closed_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.ENOTCONN, "the client has left")
+
+    async def test(setup: Setup, _: FakeClock) -> None:
+        setup.workers[0].start()
+        monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", fail)
+        setup.connect(1)
+        while not select.select(setup.clients, [], [], 0)[0]:  # its end
+            await settle()
+        assert setup.counts == [0]
+        monkeypatch.undo()
+
+    run(1, test)
+
+
 def test_connections_are_spread_evenly_however_they_were_before() -> None:
     def is_even(setup: Setup) -> bool:
         return max(setup.counts) - min(setup.counts) <= 2 + max(setup.counts) // 8
