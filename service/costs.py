@@ -18,7 +18,7 @@ from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
-_BUDGET_S = 2.0  # a runtime's; after that no larger shape is begun
+_BUDGET_S = 0.7  # a runtime's; after that no larger shape is begun
 _KNOWN_SHAPES = 65_536
 _STEPS = 64  # at least: of a few steps, what a run costs besides would be taken for what a step costs
 

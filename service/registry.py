@@ -180,9 +180,13 @@ class Registry:
             return
 
         def holds(report: Report) -> bool:
-            # A worker that is starting, or is ahead of this one, is not waited for.
-            return not 0 <= report.generation <= wishes.generation or all(
-                name in report.faults or numbers <= set(report.held.get(name, ())) for name, numbers in coming.items()
+            if report.generation < 0:  # it is starting
+                return True
+            # A worker that is ahead may have been told to unload what is coming here, and then never has it.
+            unloaded = self._control.read().wishes.unloaded if report.generation > wishes.generation else ()
+            return all(
+                name in unloaded or name in report.faults or numbers <= set(report.held.get(name, ()))
+                for name, numbers in coming.items()
             )
 
         self._report()

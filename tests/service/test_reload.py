@@ -19,7 +19,7 @@ from service import engine as engine_module
 from service.app import Service
 from service.backends import BackendError, Runtime, RuntimeName
 from service.batcher import QueueLimits
-from service.control import Control
+from service.control import Control, Report, Shared
 from service.engine import Engine, EngineLimits
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.metrics import Metrics
@@ -591,5 +591,45 @@ def test_a_new_version_that_one_worker_tells_of_every_worker_can_answer_for(repo
                             told = worker.find("m").version
                             if told == version:
                                 assert [other.find("m", told).version for other in workers] == [told, told]
+
+    run(test)
+
+
+@pytest.mark.parametrize("unloads", [False, True])
+def test_a_worker_that_is_ahead_is_waited_for_unless_it_was_told_to_unload_the_model(
+    repository: Repository, unloads: bool
+) -> None:
+    async def test() -> None:
+        repository.publish("m/1")
+        control = Control(2)
+        other = copy.copy(control)
+        control.become_worker(0)
+        other.become_worker(1)
+        other.report(Report(0, {"m": [1]}))
+        settings = load_settings([f"--repository={repository.folder}"], {})
+        runtime = Runtime(("onnx",), "cpu", 1)
+        registry = Registry(settings, runtime, limits=LIMITS, metrics=repository.metrics, control=control)
+        control.listen()
+        await registry.load()
+        repository.publish("m/2")
+        # The other has followed a wish that this one, whose look at the folder has begun, does not know yet.
+        wishes = control.read().wishes
+        generation = other.ask_to_unload("m" if unloads else "n")
+        other.report(Report(generation, {} if unloads else {"m": [1]}))
+        with pytest.MonkeyPatch.context() as patch:
+
+            def read_too_early() -> Shared:
+                patch.undo()
+                return Shared(wishes, control.read().reports)
+
+            patch.setattr(control, "read", read_too_early)
+            look = asyncio.create_task(registry.sync())
+            await asyncio.wait([look], timeout=0.5)
+            assert look.done() is unloads
+            other.report(Report(generation, {"m": [1, 2]}))
+            await look
+        assert serving(registry) == ["m/2"]
+        await registry.close()
+        control.stop_listening()
 
     run(test)
