@@ -214,6 +214,15 @@ def unlisted(folder: Path) -> None:
     assert (folder / TORCHSCRIPT).read_bytes() == content
 
 
+@pytest.fixture(scope="module")
+def invaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repository, ServiceProcess]]:
+    """A repository that gets one malicious version after another, and the service over it."""
+    repository = Repository(tmp_path_factory.mktemp("invaded"))
+    with running_service(repository.folder, "--reload-interval-s=0.05", "--workers=2") as process:
+        process.wait_until("/health/ready", 200)
+        yield repository, process
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -227,15 +236,18 @@ def unlisted(folder: Path) -> None:
     ],
 )
 def test_a_malicious_bundle_is_refused_and_the_version_before_it_is_served(
-    repository: Repository, following: ServiceProcess, spoil: Callable[[Path], None], reason: str
+    invaded: tuple[Repository, ServiceProcess], spoil: Callable[[Path], None], reason: str
 ) -> None:
+    repository, service = invaded
     repository.publish(2, spoil)
-    wait_until(lambda: index(following).get("2", "").startswith("UNAVAILABLE"), following)
-    assert reason in index(following)["2"]
-    assert version_served(following) == "1"
-    assert metric(following, 'lstm_model_load_failures_total{model="tiny"}') >= 1
-    assert len(following.serving_processes()) == 2
-    assert not any("is replaced" in line for line in following.log)
+    wait_until(lambda: reason in index(service).get("2", ""), service)
+    assert index(service)["2"].startswith("UNAVAILABLE")
+    assert version_served(service) == "1"
+    assert metric(service, 'lstm_model_load_failures_total{model="tiny"}') >= 1
+    shutil.rmtree(repository.folder / "tiny" / "2")
+    wait_until(lambda: "2" not in index(service), service)
+    assert len(service.serving_processes()) == 2
+    assert not any("is replaced" in line for line in service.log)
 
 
 def test_metrics_are_kept_off_the_disk_so_that_a_full_one_ends_no_worker(following: ServiceProcess) -> None:
