@@ -55,7 +55,7 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
 ) -> None:
     async def run() -> None:
         fleet = Fleet(service.port, questions)
-        kills, connections, slowest_s = (20 if IS_SOAK else 3), 16, 0.0
+        kills, connections, slowest_s = (20 if IS_SOAK else 2), 16, 0.0
         for _ in range(kills):
             load = asyncio.create_task(fleet.closed_loop(connections, 3))
             await asyncio.sleep(0.5)
