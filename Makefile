@@ -34,7 +34,7 @@ check: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev
 	SOAK=1 $(BIN)/python -m pytest -s tests/faults tests/contract/test_schemathesis.py
-	$(BIN)/python tests/test_reload_under_load.py 1800
+	PYTHONPATH=. $(BIN)/python tests/test_reload_under_load.py 1800
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(BENCH)

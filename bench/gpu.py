@@ -36,7 +36,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("python -m bench gpu needs a CUDA GPU, and torch finds none here", file=sys.stderr)
         return 1
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {cudnn}")
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS.values():

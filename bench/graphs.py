@@ -62,7 +62,7 @@ def _open_torchscript(bundle: Bundle) -> Graph:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
-        module = torch.jit.load(io.BytesIO(bundle.read(TORCHSCRIPT)))  # type: ignore[no-untyped-call]
+        module = torch.jit.load(io.BytesIO(bundle.read(TORCHSCRIPT)))  # type: ignore[no-untyped-call]  # torch's
 
     def run(padded: Padded) -> Array:
         batch, lengths, state = map(torch.from_numpy, padded)

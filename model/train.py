@@ -62,7 +62,7 @@ def train(
                 logits = model(sequences[rows, :longest], lengths[rows])  # (B, K)
                 loss = cross_entropy(logits, targets[rows])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's
                 clip_grad_norm_(network.parameters(), config.gradient_clip)
                 optimizer.step()
                 scheduler.step()

@@ -52,7 +52,7 @@ class PredictApi:
         query = Query(decoded.sequences, self._timeout_s, trace=decoded.trace)
         return Asked(query, is_large=decoded.trace is not None)
 
-    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:  # noqa: ARG002
+    def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:  # noqa: ARG002  # V2 needs it
         """Encode one answer. A large one is encoded in a thread."""
         document = _prediction_document(engine, prediction.probabilities)
         if prediction.traces is not None:

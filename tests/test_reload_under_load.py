@@ -1,6 +1,6 @@
 """Clients go on while versions are published, spoilt, deleted, a model is unloaded and loaded: none of them fails.
 
-By hand, for longer: python tests/test_reload_under_load.py [SECONDS [WORKERS]]
+By hand, for longer: PYTHONPATH=. python tests/test_reload_under_load.py [SECONDS [WORKERS]]
 """
 
 import json

@@ -1,8 +1,11 @@
-"""Looks through an ONNX file before a runtime opens it: nothing passes but what our own exports are made of.
+"""Looks through an ONNX file before a runtime opens it: nothing passes but the parts that our own exports are made of.
 
 ONNX Runtime opens the files that a graph names, allocates whatever it asks for, and computes what is constant while it
 loads. So a graph may hold no reference to another file, no subgraph or function, no operator but those of the exports,
-no tensor larger than its own data, and no whole number that could make a size of gigabytes.
+no tensor larger than its own data, and no whole number over a million.
+
+How the parts are put together is not looked at: a chain of them can still grow without bound. A bundle is trusted as
+code is, and this stops what is damaged, foreign or naive, not an author who knows this file.
 
 The file is a protocol buffer. Its messages are those of onnx.proto (github.com/onnx/onnx, onnx/onnx.proto), their
 encoding is https://protobuf.dev/programming-guides/encoding/.

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -154,14 +155,18 @@ def test_half_a_copy_is_refused_and_served_when_it_is_whole(repository: Reposito
 
 def reseal(folder: Path, file: str, content: bytes) -> None:
     """Put `content` in place of a file and let the manifest say that it belongs there."""
-    from hashlib import sha256
-
     (folder / file).write_bytes(content)
+    change_files(folder, {file: {"sha256": sha256(content).hexdigest(), "size_bytes": len(content)}})
+
+
+def change_files(folder: Path, entries: dict[str, dict[str, object] | None]) -> None:
+    """Let the manifest, and its seal, list these files so, and those with None not at all."""
     manifest = json.loads((folder / MANIFEST).read_bytes())
-    manifest["files"][file] = {"sha256": sha256(content).hexdigest(), "size_bytes": len(content)}
-    sealed = json.dumps(manifest).encode()
-    (folder / MANIFEST).write_bytes(sealed)
-    (folder / SEAL).write_bytes(seal(sealed))
+    listed = (manifest["files"] | entries).items()
+    manifest["files"] = {file: entry for file, entry in listed if entry is not None}
+    content = json.dumps(manifest).encode()
+    (folder / MANIFEST).write_bytes(content)
+    (folder / SEAL).write_bytes(seal(content))
 
 
 def other_bytes(folder: Path) -> None:
@@ -205,13 +210,8 @@ def gigabytes(folder: Path) -> None:
 
 
 def unlisted(folder: Path) -> None:
-    content = (folder / TORCHSCRIPT).read_bytes()
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    del manifest["files"][TORCHSCRIPT]
-    sealed = json.dumps(manifest).encode()
-    (folder / MANIFEST).write_bytes(sealed)
-    (folder / SEAL).write_bytes(seal(sealed))
-    assert (folder / TORCHSCRIPT).read_bytes() == content
+    change_files(folder, {TORCHSCRIPT: None})
+    assert (folder / TORCHSCRIPT).exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Random bytes, most of them nearly right, through every decoder and the socket: a refusal, or a right answer."""
 
+import gzip
 import random
 import socket
 import time
@@ -58,7 +59,7 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
 
 
 def attempts(duration_s: float) -> Iterator[random.Random]:
-    """A generator of random numbers for each attempt; the seed of a failed one is in the traceback."""
+    """A generator of random numbers for each attempt. What a failed one sent is in the traceback."""
     end, seed = time.monotonic() + duration_s, SEED
     while time.monotonic() < end:
         seed += 1
@@ -100,8 +101,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_no_decoder_is_broken_by_any_bytes(bundle: Bundle) -> None:
-    import gzip
-
     codecs = [
         Codec(read_predict, PREDICT),
         Codec(lambda body: InferDecoder().decode(body, header_length=None), INFER),
