@@ -2,14 +2,16 @@
 
 A `Metrics` is made by the process that serves, never at import. What happens to a request is only noted, and booked a
 little later together with what happened to others: booking 17 values one by one takes 35 us, as long as all the rest
-of a small request. A scrape books first. With several workers prometheus_client keeps its values
-in files of a shared folder (`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers` before this module is imported), and
-any worker's answer to a scrape adds them all up. Labels come from closed sets: what a client sends never becomes one.
+of a small request. A scrape books first. With several workers the values are in files of a shared folder
+(`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers` before this module is imported), and any worker's answer to a
+scrape adds them all up. Labels come from closed sets: what a client sends never becomes one.
 """
 
 import asyncio
 import os
+import warnings
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
@@ -31,6 +33,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service import shared_values
 from service.statistics import Statistics, collect_statistics
 from service.timing import STAGES, Timing, marks_of
 
@@ -45,6 +48,7 @@ _CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 # How long what was noted may wait until it is booked: another worker's scrape is behind by no more. To book takes 1 ms,
 # nearly whatever there is: 20 times a second it was 6 % of a worker's time.
 _BOOKING_INTERVAL_S = 0.25
+_RETIRED = 16  # versions that are no longer served and keep their series, so that a scrape still sees their last counts
 _MANY = 1024  # answers that are booked at once, since to book thousands would hold up the event loop
 
 
@@ -76,6 +80,13 @@ class Metrics:
         # A creation time beside every counter would double the scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
+        self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if self._multiprocess:
+            shared_values.share_values()
+        else:
+            ProcessCollector(registry=self._registry)
+            PlatformCollector(registry=self._registry)
+        self._retired: deque[tuple[str, str]] = deque()
         self._answers: Tally[tuple[str, str, str, int]] = Tally()
         self._queue_change = 0
         self._noted: list[ModelMetrics] = []
@@ -84,10 +95,6 @@ class Metrics:
         self._make_batch_metrics()
         self._make_model_metrics()
         self._make_statistics_metrics()
-        self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        if not self._multiprocess:
-            ProcessCollector(registry=self._registry)
-            PlatformCollector(registry=self._registry)
 
     def _make_request_metrics(self) -> None:
         registry = self._registry
@@ -147,7 +154,7 @@ class Metrics:
         )
         self._model_info = Gauge(
             "lstm_model_info",
-            "1 for each model version that is served, 0 once it no longer is",
+            "1 for each model version that is served, 0 once it no longer is, until 16 more are not and its series go",
             ("model", "version", "backend", "device"),
             registry=registry,
             multiprocess_mode="livemax",
@@ -216,12 +223,17 @@ class Metrics:
 
     def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
         """Book a model version that is served from now on."""
+        if (model, version) in self._retired:
+            self._retired.remove((model, version))
         self._model_info.labels(model, version, backend, device).set(1)
         self._model_load_duration.observe(duration_s)
 
     def unloaded(self, *, model: str, version: str, backend: str, device: str) -> None:
-        """Book that a model version is no longer served."""
+        """Book that a model version is no longer served. Its series go when `_RETIRED` others are not either."""
         self._model_info.labels(model, version, backend, device).set(0)
+        self._retired.append((model, version))
+        if len(self._retired) > _RETIRED:
+            self._forget(*self._retired.popleft())
 
     def load_failed(self, model: str) -> None:
         """Count a version of `model` that was refused."""
@@ -270,6 +282,25 @@ class Metrics:
         if self._timer is None:
             with suppress(RuntimeError):  # no loop runs: at the next scrape
                 self._timer = asyncio.get_running_loop().call_later(_BOOKING_INTERVAL_S, self.book)
+
+    def _forget(self, model: str, version: str) -> None:
+        labels = {"model": model, "version": version}
+        of_versions = (
+            self._requests,
+            self.predictions,
+            self._model_info,
+            self.inferences,
+            self.executions,
+            self.last_inference,
+            self.model_requests,
+            self.model_stages,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that prometheus_client's own files would keep the values
+            for metric in of_versions:
+                metric.remove_by_labels(labels)
+        if self._multiprocess:
+            shared_values.forget(labels)
 
     def _all_workers(self) -> CollectorRegistry:
         if not self._multiprocess:

@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import fake_clock
@@ -12,11 +14,12 @@ import pytest
 from fake_clock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import Histogram, generate_latest
+from prometheus_client import Histogram, generate_latest, values
 from prometheus_client.parser import text_string_to_metric_families
 from serving import BODY, PREDICT, serving
 
-from service.metrics import _BOOKING_INTERVAL_S, Metrics
+from service import shared_values
+from service.metrics import _BOOKING_INTERVAL_S, _RETIRED, Metrics
 from service.statistics import Total
 from service.timing import STAGES, Timing
 
@@ -202,6 +205,75 @@ def test_a_version_that_is_no_longer_served_has_the_value_0(metrics: Metrics) ->
     assert value(metrics, "lstm_model_info", **where) == 1
     metrics.unloaded(**where)
     assert value(metrics, "lstm_model_info", **where) == 0
+
+
+@pytest.fixture
+def in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
+    """The metrics of one of several workers; the files are in `tmp_path`."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)  # to have it back after the test
+    monkeypatch.setattr(shared_values, "_files", {})
+    yield Metrics()
+    for file in shared_values._files.values():
+        file._content.close()
+
+
+@pytest.fixture(params=["in memory", "in files"])
+def maybe_shared(request: pytest.FixtureRequest) -> Metrics:
+    """The metrics of one process, and those of one of several workers."""
+    return Metrics() if request.param == "in memory" else request.getfixturevalue("in_files")
+
+
+def serve_and_retire(metrics: Metrics, version: int, *, retire: bool = True) -> None:
+    where = {"model": "m", "version": str(version), "backend": "onnx", "device": "cpu"}
+    metrics.loaded(**where, duration_s=0.5)
+    of_model = metrics.of_model("m", str(version))
+    of_model.ran([np.array([4])])
+    of_model.predicted(("a", "b"), np.array([[0.25, 0.75]], np.float32))
+    of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
+    of_model.failed(1.0)
+    metrics.answered(model="m", version=str(version), api="v1", status=200)
+    metrics.book()
+    if retire:
+        metrics.unloaded(**where)
+
+
+def versions(samples: Samples) -> dict[str, int]:
+    """How many series there are of each version of `m`."""
+    return Counter(dict(labels)["version"] for _, labels in samples if ("model", "m") in labels)
+
+
+def test_the_series_of_a_version_go_some_versions_after_it(maybe_shared: Metrics) -> None:
+    serve_and_retire(maybe_shared, 1, retire=False)
+    for version in range(2, 100):
+        serve_and_retire(maybe_shared, version)
+    kept = [1, *range(100 - _RETIRED, 100)]
+    samples = scrape(maybe_shared.render())
+    assert versions(samples) == dict.fromkeys(map(str, kept), 1 + 1 + 1 + 3 + 4 + 12)
+    served = {"model": "m", "version": "1"}
+    assert value(maybe_shared, "lstm_inferences_total", **served) == 1
+    assert value(maybe_shared, "lstm_model_info", **served, backend="onnx", device="cpu") == 1
+    assert samples["lstm_batch_size_count", frozenset()] == 99  # what counts all versions goes on counting
+
+
+def test_a_version_that_is_served_again_goes_on_where_it_was(maybe_shared: Metrics) -> None:
+    for version in (1, 2):
+        serve_and_retire(maybe_shared, version)
+    serve_and_retire(maybe_shared, 1, retire=False)
+    for version in range(3, 100):
+        serve_and_retire(maybe_shared, version)
+    assert value(maybe_shared, "lstm_inferences_total", model="m", version="1") == 2
+    serve_and_retire(maybe_shared, 2)
+    assert value(maybe_shared, "lstm_inferences_total", model="m", version="2") == 1  # forgotten in between
+
+
+def test_files_of_forgotten_series_stay_small(in_files: Metrics, tmp_path: Path) -> None:
+    sizes = []
+    for version in range(300):
+        serve_and_retire(in_files, version)
+        sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+    assert max(sizes) == sizes[_RETIRED + 1]
+    assert {file.suffix for file in tmp_path.iterdir()} == {".db"}
 
 
 def test_what_goes_wrong_with_the_repository_is_booked(metrics: Metrics) -> None:
