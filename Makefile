@@ -33,8 +33,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 soak: $(VENV)/installed-dev
-	SOAK=1 $(BIN)/python -m pytest -s tests/faults tests/contract/test_schemathesis.py
-	PYTHONPATH=. $(BIN)/python tests/test_reload_under_load.py 1800
+	SOAK=1 $(BIN)/python -m pytest -s tests/faults tests/contract/test_schemathesis.py tests/test_reload_under_load.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(BENCH)

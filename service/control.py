@@ -28,13 +28,15 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker has done: the last generation it followed, the versions it holds, why it refused others.
+    """What one worker has done: the last generation it followed, and by model the versions that it holds.
 
-    A worker that has yet to begin has generation -1.
+    `refused` has the contents that it cannot load, as `Model.content` names them; `faults` tells why. A worker that has
+    yet to begin has generation -1.
     """
 
     generation: int = -1
     held: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    refused: Mapping[str, Sequence[str]] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
 
 

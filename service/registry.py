@@ -88,7 +88,11 @@ class Registry:
         return [state for _, model in sorted(self._models.items()) for state in model.states()]
 
     async def load(self) -> None:
-        """Load what is wanted; skip, and log, what is corrupt. Raises `BackendError` if the device cannot be used."""
+        """Load what is wanted; skip, and log, what is corrupt. Raises `BackendError` if the device cannot be used.
+
+        Looks twice: until it has reported once, no other worker waits for this one before it serves a new version.
+        """
+        await self.sync()
         await self.sync()
         if self._loader.device_fault is not None:
             raise self._loader.device_fault
@@ -174,8 +178,10 @@ class Registry:
 
     async def _agree_on_the_switch(self, wishes: Wishes) -> None:
         """Wait until every worker can answer for what is coming, so that no answer of one names what another lacks."""
-        coming = {name: model.coming.keys() - model.serving.keys() for name, model in self._models.items()}
-        coming = {name: numbers for name, numbers in coming.items() if numbers}
+        coming: dict[str, dict[int, str]] = {}
+        for name, model in self._models.items():
+            if numbers := model.coming.keys() - model.serving.keys():
+                coming[name] = {number: model.content(number) for number in numbers}
         if self._wishes.generation < 0 or not coming:
             return
 
@@ -185,8 +191,9 @@ class Registry:
             # A worker that is ahead may have been told to unload what is coming here, and then never has it.
             unloaded = self._control.read().wishes.unloaded if report.generation > wishes.generation else ()
             return all(
-                name in unloaded or name in report.faults or numbers <= set(report.held.get(name, ()))
-                for name, numbers in coming.items()
+                name in unloaded or number in report.held.get(name, ()) or content in report.refused.get(name, ())
+                for name, contents in coming.items()
+                for number, content in contents.items()
             )
 
         self._report()
@@ -196,8 +203,9 @@ class Registry:
 
     def _report(self) -> None:
         held = {name: held for name, model in self._models.items() if (held := model.held)}
+        refused = {name: refused for name, model in self._models.items() if (refused := model.refused)}
         faults = {name: fault for name, model in self._models.items() if (fault := model.fault)}
-        self._control.report(Report(self._wishes.generation, held, faults))
+        self._control.report(Report(self._wishes.generation, held, refused, faults))
 
     async def _follow(self, generation: int) -> Sequence[Report]:
         """Do what was asked for; return every worker's report when all of them have done it."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 from model.bundle import BundleError, Fingerprint, open_bundle
 from service import engine
@@ -115,6 +116,15 @@ class Model:
     def held(self) -> list[int]:
         """The versions that can answer if they are named, ascending."""
         return sorted(self.serving.keys() | self.coming.keys())
+
+    @property
+    def refused(self) -> list[str]:
+        """The contents that cannot be loaded, ascending by version."""
+        return [self.content(number) for number, one in sorted(self._versions.items()) if one.refusal]
+
+    def content(self, number: int) -> str:
+        """Name version `number` and what its folder held when it was looked at; the same in every worker."""
+        return f"{number}@{crc32(repr(self._versions[number].fingerprint).encode()):08x}"
 
     @property
     def fault(self) -> str:

@@ -52,6 +52,42 @@ def test_a_run_that_hangs_gets_its_504_and_its_worker_is_replaced(tmp_path: Path
     assert any("is taken to hang" in line for line in service.log)
 
 
+JUMPING_CLOCK = """
+import random, time
+
+now, now_ns = time.time, time.time_ns
+time.time = lambda: now() + random.uniform(-1e9, 1e9)
+time.time_ns = lambda: now_ns() + random.randrange(-10**18, 10**18)
+"""
+
+
+def test_a_clock_that_jumps_by_decades_whenever_it_is_read_changes_nothing(
+    heavy: Path, questions: list[Question], repository: "Repository", tmp_path: Path
+) -> None:
+    shutil.copytree(heavy / "heavy", repository.folder / "heavy")
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
+
+    async def run(service: ServiceProcess) -> None:
+        fleet = Fleet(service.port, questions)
+        await fleet.closed_loop(8, 1)
+        repository.publish(2)
+        await fleet.closed_loop(8, 1)
+        assert all(outcome.is_right for outcome in fleet.outcomes)  # no deadline has passed, no connection was idle
+        await fleet.close()
+
+    settings = ("--workers=2", "--reload-interval-s=0.05")
+    with running_service(repository.folder, *settings, environ={"PYTHONPATH": str(tmp_path)}) as service:
+        service.wait_until("/health/ready", 200)
+        before = service.serving_processes()
+        asyncio.run(run(service))
+        wait_until(lambda: index(service).get("2") == "READY", service)
+        assert service.serving_processes() == before  # none was taken to hang
+        assert abs(metric(service, "lstm_last_inference_timestamp_seconds") - time.time()) > 1e3  # so it did jump
+        start = time.monotonic()
+        assert service.terminate() == 0
+        assert time.monotonic() - start < 5
+
+
 def test_a_poisoned_sequence_fails_alone(heavy: Path, questions: list[Question]) -> None:
     # To TorchScript infinite minus infinite is not a number, which spoils the whole answer; ONNX Runtime saturates.
     poison = json.dumps({"sequences": [[[3.4e38, -3.4e38]] * 50]}).encode()

@@ -32,9 +32,9 @@ def test_a_wish_is_seen_by_all_and_counts_up() -> None:
 def test_reports_stand_side_by_side_and_a_new_worker_begins_anew() -> None:
     control = Control(2)
     first, second = as_worker(control, 0), as_worker(control, 1)
-    first.report(Report(4, {"m": [1, 2]}, {"n": "corrupt " * 100}))
+    first.report(Report(4, {"m": [1, 2]}, {"n": ["1@0"]}, {"n": "corrupt " * 100}))
     second.report(Report(3))
-    assert control.read().reports == (Report(4, {"m": [1, 2]}, {"n": "corrupt " * 100}), Report(3))
+    assert control.read().reports == (Report(4, {"m": [1, 2]}, {"n": ["1@0"]}, {"n": "corrupt " * 100}), Report(3))
     as_worker(control, 0)
     assert control.read().reports == (Report(), Report(3))
 

@@ -595,41 +595,101 @@ def test_a_new_version_that_one_worker_tells_of_every_worker_can_answer_for(repo
     run(test)
 
 
+@asynccontextmanager
+async def beside_another(repository: Repository) -> AsyncIterator[tuple[Registry, Control, Control]]:
+    """A registry that serves m/1, its hand on the document, and that of a worker which says what a test lets it."""
+    repository.publish("m/1")
+    control = Control(2)
+    other = copy.copy(control)
+    control.become_worker(0)
+    other.become_worker(1)
+    other.report(Report(0, {"m": [1]}))
+    settings = load_settings([f"--repository={repository.folder}"], {})
+    runtime = Runtime(("onnx",), "cpu", 1)
+    registry = Registry(settings, runtime, limits=LIMITS, metrics=repository.metrics, control=control)
+    control.listen()
+    await registry.load()
+    try:
+        yield registry, control, other
+    finally:
+        await registry.close()
+        control.stop_listening()
+
+
 @pytest.mark.parametrize("unloads", [False, True])
 def test_a_worker_that_is_ahead_is_waited_for_unless_it_was_told_to_unload_the_model(
     repository: Repository, unloads: bool
 ) -> None:
     async def test() -> None:
-        repository.publish("m/1")
-        control = Control(2)
-        other = copy.copy(control)
-        control.become_worker(0)
-        other.become_worker(1)
-        other.report(Report(0, {"m": [1]}))
-        settings = load_settings([f"--repository={repository.folder}"], {})
-        runtime = Runtime(("onnx",), "cpu", 1)
-        registry = Registry(settings, runtime, limits=LIMITS, metrics=repository.metrics, control=control)
-        control.listen()
-        await registry.load()
-        repository.publish("m/2")
-        # The other has followed a wish that this one, whose look at the folder has begun, does not know yet.
-        wishes = control.read().wishes
-        generation = other.ask_to_unload("m" if unloads else "n")
-        other.report(Report(generation, {} if unloads else {"m": [1]}))
-        with pytest.MonkeyPatch.context() as patch:
+        async with beside_another(repository) as (registry, control, other):
+            repository.publish("m/2")
+            # The other has followed a wish that this one, whose look at the folder has begun, does not know yet.
+            wishes = control.read().wishes
+            generation = other.ask_to_unload("m" if unloads else "n")
+            other.report(Report(generation, {} if unloads else {"m": [1]}))
+            with pytest.MonkeyPatch.context() as patch:
 
-            def read_too_early() -> Shared:
-                patch.undo()
-                return Shared(wishes, control.read().reports)
+                def read_too_early() -> Shared:
+                    patch.undo()
+                    return Shared(wishes, control.read().reports)
 
-            patch.setattr(control, "read", read_too_early)
+                patch.setattr(control, "read", read_too_early)
+                look = asyncio.create_task(registry.sync())
+                await asyncio.wait([look], timeout=0.5)
+                assert look.done() is unloads
+                other.report(Report(generation, {"m": [1, 2]}))
+                await look
+            assert serving(registry) == ["m/2"]
+
+    run(test)
+
+
+def test_a_worker_that_has_refused_a_version_is_waited_for_unless_it_was_the_same_content(
+    repository: Repository,
+) -> None:
+    async def test() -> None:
+        async with beside_another(repository) as (registry, _, other):
+            repository.publish("m/2", corrupt=True)
+            await registry.sync()
+            corrupt = registry._models["m"].content(2)
+            other.report(Report(0, {"m": [1]}, {"m": [corrupt]}, {"m": "content differs"}))
+            shutil.rmtree(repository.folder / "m" / "2")
+            repository.publish("m/2")
             look = asyncio.create_task(registry.sync())
             await asyncio.wait([look], timeout=0.5)
-            assert look.done() is unloads
-            other.report(Report(generation, {"m": [1, 2]}))
+            assert not look.done()  # the other has yet to see that it is another one
+            good = registry._models["m"].content(2)
+            assert good != corrupt
+            other.report(Report(0, {"m": [1]}, {"m": [good]}, {"m": "no memory"}))
             await look
-        assert serving(registry) == ["m/2"]
-        await registry.close()
-        control.stop_listening()
+            assert serving(registry) == ["m/2"]
+
+    run(test)
+
+
+def test_a_worker_that_starts_looks_again_when_others_can_wait_for_it(repository: Repository) -> None:
+    async def test() -> None:
+        async with beside_another(repository) as (registry, control, _):
+            control.become_worker(0)  # as one that replaces it
+            assert control.read().reports[0].generation == -1
+            look, looks = registry._survey, 0
+
+            def survey() -> Any:
+                nonlocal looks
+                looks += 1
+                found = look()
+                if looks == 1:
+                    repository.publish("m/2")  # appears, and may be served by others, right after the first look
+                return found
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(registry, "_survey", survey)
+                load = asyncio.create_task(registry.load())
+                while control.read().reports[0].held.get("m") != [1, 2]:
+                    assert not load.done()
+                    await asyncio.sleep(0.01)
+                load.cancel()
+                await asyncio.wait([load])
+            assert looks == 2
 
     run(test)
