@@ -302,3 +302,34 @@ print(*(name for name, module in sys.modules.items() if module is not None))
         "model.bundle.storage",
         "model.bundle.triton",
     }
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from threading import Thread
+import numpy as np
+import torch
+from model.bundle import open_bundle
+from service.backends import Batch, Runtime
+from service.backends.torchscript import TorchScriptBackend
+
+if process_id := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]))
+bundle, made = open_bundle(Path(sys.argv[1])), []
+load = Thread(target=lambda: made.append(TorchScriptBackend(bundle, Runtime(("torchscript",), "cpu", 1))))
+load.start()
+load.join()
+batch = Batch(np.zeros((1, 3, bundle.manifest.input_size), np.float32), np.full(1, 3),
+              *np.zeros((2, bundle.manifest.num_layers, 1, bundle.manifest.hidden_size), np.float32))
+compute = Thread(target=lambda: made.append(made[0].run(batch, ("logits",)) and torch.get_num_threads()))
+compute.start()
+compute.join()
+made[0].run(batch, ("logits",))
+assert (made[1], torch.get_num_threads()) == (1, 1), (made[1], torch.get_num_threads())
+"""
+
+
+def test_every_thread_of_a_forked_worker_computes_with_as_many_threads_as_asked(repository: Path) -> None:
+    # The event loop's own computes short runs, another the long ones, and none of them need be that which loads.
+    subprocess.run([sys.executable, "-c", FORKED, str(repository / "tiny" / "1")], check=True, timeout=60)
