@@ -1,10 +1,10 @@
-"""All metrics: names, labels, buckets. The only file that imports prometheus_client.
+"""All metrics: names, labels, buckets. Beside it only `shared_values` knows prometheus_client.
 
 A `Metrics` is made by the process that serves, never at import. What happens to a request is only noted, and booked a
 little later together with what happened to others: booking 17 values one by one takes 35 us, as long as all the rest
 of a small request. A scrape books first. With several workers the values are in files of a shared folder
-(`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers` before this module is imported), and any worker's answer to a
-scrape adds them all up. Labels come from closed sets: what a client sends never becomes one.
+(`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers`), and any worker's answer to a scrape adds them all up. Labels
+come from closed sets: what a client sends never becomes one.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ import os
 import warnings
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice, product
 from time import time
 
 import numpy as np
@@ -25,6 +25,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     Summary,
     disable_created_metrics,
     generate_latest,
@@ -48,7 +49,9 @@ _CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 # How long what was noted may wait until it is booked: another worker's scrape is behind by no more. To book takes 1 ms,
 # nearly whatever there is: 20 times a second it was 6 % of a worker's time.
 _BOOKING_INTERVAL_S = 0.25
-_RETIRED = 16  # versions that are no longer served and keep their series, so that a scrape still sees their last counts
+# Versions that are no longer served and are still shown, so that a scrape sees their last counts. As many again are
+# kept unseen: else a scrape would add up what some workers still have of a version, as if its counters had been reset.
+_RETIRED = 16
 _MANY = 1024  # answers that are booked at once, since to book thousands would hold up the event loop
 
 
@@ -86,6 +89,7 @@ class Metrics:
         else:
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
+        self._current: set[tuple[str, str]] = set()
         self._retired: deque[tuple[str, str]] = deque()
         self._answers: Tally[tuple[str, str, str, int]] = Tally()
         self._queue_change = 0
@@ -154,7 +158,7 @@ class Metrics:
         )
         self._model_info = Gauge(
             "lstm_model_info",
-            "1 for each model version that is served, 0 once it no longer is, until 16 more are not and its series go",
+            f"1 for each model version that is served, 0 once it no longer is, until {_RETIRED} more are not",
             ("model", "version", "backend", "device"),
             registry=registry,
             multiprocess_mode="livemax",
@@ -174,7 +178,7 @@ class Metrics:
         )
         self._repository_readable = Gauge(
             "lstm_repository_readable",
-            "1 if the repository could be listed when it was last looked at; else what is loaded goes on being served",
+            "1 if the repository and each model in it could be listed; else what is loaded goes on being served",
             registry=registry,
             multiprocess_mode="livemin",
         )
@@ -223,17 +227,19 @@ class Metrics:
 
     def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
         """Book a model version that is served from now on."""
-        if (model, version) in self._retired:
-            self._retired.remove((model, version))
         self._model_info.labels(model, version, backend, device).set(1)
         self._model_load_duration.observe(duration_s)
 
     def unloaded(self, *, model: str, version: str, backend: str, device: str) -> None:
-        """Book that a model version is no longer served. Its series go when `_RETIRED` others are not either."""
+        """Book that a model version is no longer served."""
         self._model_info.labels(model, version, backend, device).set(0)
+
+    def retired(self, model: str, version: str) -> None:
+        """Hear that nothing more will be booked of a version: its series go when enough others have gone that way."""
+        self._current.discard((model, version))
         self._retired.append((model, version))
-        if len(self._retired) > _RETIRED:
-            self._forget(*self._retired.popleft())
+        if len(self._retired) > 3 * _RETIRED:
+            self._forget({self._retired.popleft() for _ in range(_RETIRED)})
 
     def load_failed(self, model: str) -> None:
         """Count a version of `model` that was refused."""
@@ -244,19 +250,35 @@ class Metrics:
         self._repository_readable.set(readable)
 
     def of_model(self, model: str, version: str) -> "ModelMetrics":
-        """What is booked for one model version."""
+        """What is booked for one model version. It is shown from now on."""
+        self._current.add((model, version))
+        if (model, version) in self._retired:
+            self._retired.remove((model, version))
         return ModelMetrics(self, model=model, version=version)
 
     def statistics(self) -> dict[tuple[str, str], Statistics]:
         """By model and version, what the metrics hold for each, over all workers."""
         self.book()
-        families = self._all_workers().collect()
+        families = self.collect()
         return collect_statistics((s.name, s.labels, s.value) for family in families for s in family.samples)
 
     def render(self) -> bytes:
         """The text exposition of all metrics, of all workers."""
         self.book()
-        return generate_latest(self._all_workers())
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of all workers, of the versions that are shown. Satisfies prometheus_client's `Collector`."""
+        collector = MultiProcessCollector(None) if self._multiprocess else self._registry  # type: ignore[no-untyped-call]
+        shown = self._current | {*islice(reversed(self._retired), _RETIRED)} | {("", "")}
+        for family in collector.collect():
+            family.samples = [
+                sample
+                for sample in family.samples
+                if not {"model", "version"} <= sample.labels.keys()
+                or (sample.labels["model"], sample.labels["version"]) in shown
+            ]
+            yield family
 
     def will_book(self, model: "ModelMetrics") -> None:
         """Remember that `model` has noted something."""
@@ -283,8 +305,8 @@ class Metrics:
             with suppress(RuntimeError):  # no loop runs: at the next scrape
                 self._timer = asyncio.get_running_loop().call_later(_BOOKING_INTERVAL_S, self.book)
 
-    def _forget(self, model: str, version: str) -> None:
-        labels = {"model": model, "version": version}
+    def _forget(self, versions: set[tuple[str, str]]) -> None:
+        self.book()
         of_versions = (
             self._requests,
             self.predictions,
@@ -297,17 +319,10 @@ class Metrics:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that prometheus_client's own files would keep the values
-            for metric in of_versions:
-                metric.remove_by_labels(labels)
+            for metric, (model, version) in product(of_versions, versions):
+                metric.remove_by_labels({"model": model, "version": version})
         if self._multiprocess:
-            shared_values.forget(labels)
-
-    def _all_workers(self) -> CollectorRegistry:
-        if not self._multiprocess:
-            return self._registry
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return registry
+            shared_values.forget(versions)
 
 
 class ModelMetrics:

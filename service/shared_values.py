@@ -8,12 +8,13 @@ collector to add them up. Setting `values.ValueClass` is its way to have others
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import mark_process_dead
 
 
 class _File:
@@ -32,16 +33,19 @@ class _File:
         """Keep one series' value."""
         self._content.write_value(key, value, 0.0)
 
-    def forget(self, labels: Mapping[str, str]) -> None:
-        """Replace the file, in one step for whoever reads it, by one without the series that have all these labels."""
+    def forget(self, versions: Set[tuple[str, str]]) -> None:
+        """Replace the file, in one step for whoever reads it, by one without the series of these."""
+        entries = [(*entry, json.loads(entry[0])[2]) for entry in self._content.read_all_values()]
+        kept = [entry for *entry, labels in entries if (labels.get("model"), labels.get("version")) not in versions]
+        if len(kept) == len(entries):
+            return
         path = self._path.with_suffix(".new")
-        content = _open(path)
-        for key, value, timestamp in self._content.read_all_values():
-            if not labels.items() <= json.loads(key)[2].items():
-                content.write_value(key, value, timestamp)
+        before, content = self._content, _open(path)
+        for entry in kept:
+            content.write_value(*entry)
         path.replace(self._path)
-        self._content.close()
         self._content = content
+        before.close()
 
 
 def _open(path: Path) -> Any:
@@ -53,8 +57,6 @@ _files: dict[Path, _File] = {}
 
 class SharedValue:
     """One series' value, in a file that other processes read. Takes and offers what prometheus_client's metrics ask."""
-
-    _multiprocess = True
 
     def __init__(self, typ: str, *series: Any, multiprocess_mode: str = "", **_: Any) -> None:
         """Take up the value of `series`, the five arguments of `mmap_key`."""
@@ -86,7 +88,12 @@ def share_values() -> None:
     values.ValueClass = SharedValue
 
 
-def forget(labels: Mapping[str, str]) -> None:
-    """Take this process's series that have all these labels out of its files."""
+def forget(versions: Set[tuple[str, str]]) -> None:
+    """Take what this process counted of these models and versions out of its files."""
     for file in _files.values():
-        file.forget(labels)
+        file.forget(versions)
+
+
+def forget_gauges(process_id: int) -> None:
+    """Take what a process that has ended said of itself out of the scrape; what it counted stays."""
+    mark_process_dead(process_id)  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from time import monotonic
 
 from service.control import Control
 from service.readiness import Readiness
+from service.shared_values import forget_gauges
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
 _LOOK_INTERVAL_S = 1.0  # at who hangs; signals are heard at once
@@ -97,7 +98,7 @@ class Workers:
                     logger.error("worker %d could not start, exit status %d", index, status)
                     return status or 1
                 logger.error("worker %d (process %d) ended with status %d and is replaced", index, process_id, status)
-                _forget_gauges(process_id)
+                forget_gauges(process_id)
                 self._start(index, replaces=True)
 
     def _kill_the_hung(self) -> None:
@@ -134,9 +135,9 @@ def _reap() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[None]:
-    """An empty folder for the workers' metrics, named where prometheus_client looks for it when it is imported.
+    """An empty folder for the workers' metrics, named where `Metrics` look for it when they are made.
 
-    It maps the files into memory: on a disk that fills up, the next page would end the process with SIGBUS.
+    They map the files into memory: on a disk that fills up, the next page would end the process with SIGBUS.
     """
     in_memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="lstm-serve-metrics-", dir=in_memory)
@@ -145,9 +146,3 @@ def _metrics_folder() -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _forget_gauges(process_id: int) -> None:
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(process_id)  # type: ignore[no-untyped-call]

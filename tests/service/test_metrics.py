@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -233,9 +235,9 @@ def serve_and_retire(metrics: Metrics, version: int, *, retire: bool = True) -> 
     of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
     of_model.failed(1.0)
     metrics.answered(model="m", version=str(version), api="v1", status=200)
-    metrics.book()
     if retire:
         metrics.unloaded(**where)
+        metrics.retired("m", str(version))
 
 
 def versions(samples: Samples) -> dict[str, int]:
@@ -267,12 +269,30 @@ def test_a_version_that_is_served_again_goes_on_where_it_was(maybe_shared: Metri
     assert value(maybe_shared, "lstm_inferences_total", model="m", version="2") == 1  # forgotten in between
 
 
+def test_of_what_another_worker_counted_only_versions_that_are_shown_are_seen(
+    in_files: Metrics, tmp_path: Path
+) -> None:
+    serve_and_retire(in_files, 1, retire=False)
+    in_files.book()
+    for file in [*tmp_path.iterdir()]:  # as of a worker that has ended
+        shutil.copy(file, file.with_name(re.sub(r"\d+", "99999999", file.name)))
+    assert value(in_files, "lstm_inferences_total", model="m", version="1") == 2
+    in_files.retired("m", "1")
+    for version in range(2, 2 + _RETIRED):
+        assert value(in_files, "lstm_inferences_total", model="m", version="1") == 2
+        serve_and_retire(in_files, version)
+    for version in range(100, 200):
+        assert "1" not in versions(scrape(in_files.render()))
+        serve_and_retire(in_files, version)
+    assert value(in_files, "lstm_batch_size_count") == 1 + 1 + _RETIRED + 100
+
+
 def test_files_of_forgotten_series_stay_small(in_files: Metrics, tmp_path: Path) -> None:
     sizes = []
     for version in range(300):
         serve_and_retire(in_files, version)
         sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
-    assert max(sizes) == sizes[_RETIRED + 1]
+    assert max(sizes) == max(sizes[: 3 * _RETIRED + 2])
     assert {file.suffix for file in tmp_path.iterdir()} == {".db"}
 
 
