@@ -85,7 +85,7 @@ class Service:
     def beat(self) -> None:
         """Say that the event loop turns, and whether a model run hangs: then the service is neither live nor ready."""
         self.readiness.beat()
-        longest_s = max((engine.run_s for engine in self._registry), default=0.0)
+        longest_s = self._registry.longest_run_s
         state = self.readiness.state
         if longest_s > self._hang_timeout_s and state is WorkerState.SERVING:
             logger.error("a model run has taken %.0f s and is taken to hang", longest_s)

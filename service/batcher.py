@@ -14,6 +14,7 @@ from bisect import insort
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
 from typing import Protocol
 
@@ -362,7 +363,8 @@ class Batcher:
         """Answer all whose time is over, those in a run that hangs among them."""
         self._deadline_timer = None
         now_s = self._loop.time()
-        pending = [part for part in (*self._waiting, *self._running) if not part.waiter.done()]
+        parts = chain(self._waiting, chain.from_iterable(self._retries), self._running)
+        pending = [part for part in parts if not part.waiter.done()]
         for part in pending:
             if part.deadline_s <= now_s:
                 _refuse(part, DeadlineExceeded("the request's time ran out before it was computed"))

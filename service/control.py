@@ -10,11 +10,15 @@ import asyncio
 import fcntl
 import json
 import os
+import struct
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+_WHERE = struct.Struct("QQ")  # at the beginning: where the document is, and its size
+_PLACES = (1 << 12, 1 << 26)  # what is between them takes memory only as far as it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Control:
 
     def __init__(self, workers: int) -> None:
         self._document = os.memfd_create("lstm-serve-control")
+        os.pwrite(self._document, _WHERE.pack(0, 0), 0)
         self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
         weakref.finalize(self, _close, (self._document, *self._bells))
         self._mine = 0
@@ -150,8 +155,8 @@ class Control:
             fcntl.lockf(self._document, fcntl.LOCK_UN)
 
     def _read(self) -> Shared:
-        line, _, _ = os.pread(self._document, os.fstat(self._document).st_size, 0).partition(b"\n")
-        document: dict[str, Any] = json.loads(line)
+        start, size = _WHERE.unpack(os.pread(self._document, _WHERE.size, 0))
+        document: dict[str, Any] = json.loads(os.pread(self._document, size, start))
         wishes = document["wishes"]
         return Shared(
             Wishes(wishes["generation"], tuple(wishes["unloaded"]), wishes["loads"]),
@@ -159,7 +164,11 @@ class Control:
         )
 
     def _write(self, shared: Shared) -> None:
-        os.pwrite(self._document, json.dumps(asdict(shared)).encode() + b"\n", 0)  # older text may follow the newline
+        """Write to where the document is not, then say that it is there: a worker may be killed between two pages."""
+        before, _ = _WHERE.unpack(os.pread(self._document, _WHERE.size, 0))
+        start, content = _PLACES[before == _PLACES[0]], json.dumps(asdict(shared)).encode()
+        os.pwrite(self._document, content, start)
+        os.pwrite(self._document, _WHERE.pack(start, len(content)), 0)
 
 
 def _close(descriptors: Sequence[int]) -> None:

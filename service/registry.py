@@ -8,6 +8,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
 
 from model.bundle import BundleError, Fingerprint, survey
 from service.backends import Runtime
@@ -20,7 +21,13 @@ from service.versions import Loader, Model, VersionState
 
 # How long a worker waits for the others to hold what it is about to serve, and a caller for all to have done it.
 _SWITCH_TIMEOUT_S = 10.0
+_LOOK_AGAIN_S = (
+    0.5  # a worker that waits may have seen one version, and the one it waits for the next, which came since
+)
 _FOLLOW_TIMEOUT_S = 60.0
+
+# By model: its versions and what each folder holds, or why it cannot be listed.
+Found = Mapping[str, Mapping[int, Fingerprint] | BundleError]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +68,11 @@ class Registry:
         for _, model in sorted(self._served.items()):
             for _, one in sorted(model.serving.items()):
                 yield one
+
+    @property
+    def longest_run_s(self) -> float:
+        """How long the longest of the runs that are under way has taken, of what is being released too."""
+        return max((one.run_s for model in self._models.values() for one in model.engines), default=0.0)
 
     def find(self, name: str | None = None, version: str | None = None) -> Engine:
         """The engine of `name` (or the default model) and `version` (or the highest).
@@ -105,7 +117,7 @@ class Registry:
         Raises `NotFound` if there is no such model, `InvalidRequest` with the reason if a version of it is refused,
         `Unavailable` if a worker takes too long.
         """
-        if name not in self._models and name not in await asyncio.to_thread(self._survey):
+        if name not in self._models and name not in await self._look():
             raise NotFound(f"model {name!r} is not in the repository")
         reports = await self._follow(self._control.ask_to_load(name))
         faults = [report.faults[name] for report in reports if name in report.faults]
@@ -127,10 +139,16 @@ class Registry:
         """Make what is served equal to what is wanted. Concurrent calls take turns."""
         async with self._syncing:
             wishes = self._control.read().wishes
-            found = await asyncio.to_thread(self._survey)
-            for name in sorted(found.keys() | self._models.keys()):
-                await self._plan(name, found.get(name, {}), wishes)
-            await self._agree_on_the_switch(wishes)
+            found = await self._look()
+            await self._plan_all(found, wishes)
+            deadline_s = monotonic() + _SWITCH_TIMEOUT_S
+            while coming := await self._lacking_elsewhere(wishes):
+                if monotonic() > deadline_s:
+                    logger.warning("%s is served from now on, though not by every worker", ", ".join(sorted(coming)))
+                    break
+                before, found = found, await self._look()
+                if found != before:
+                    await self._plan_all(found, wishes)
             for model in self._models.values():
                 model.switch()
             self._models = {name: model for name, model in self._models.items() if model}
@@ -151,11 +169,10 @@ class Registry:
             return Unavailable(f"model {name!r} is not served: {missing}")
         return NotFound(f"model {name!r} is not served; there are: {', '.join(sorted(self._served))}")
 
-    def _survey(self) -> Mapping[str, Mapping[int, Fingerprint] | BundleError]:
+    async def _look(self) -> Found:
         """What the repository holds. If it cannot be listed, every model that is known hides for that reason."""
-        found: Mapping[str, Mapping[int, Fingerprint] | BundleError]
         try:
-            found = survey(self._settings.repository)
+            found = await asyncio.to_thread(survey, self._settings.repository)
             hidden = {str(versions) for versions in found.values() if isinstance(versions, BundleError)}
         except BundleError as error:
             found, hidden = dict.fromkeys(self._models, error), {str(error)}
@@ -167,6 +184,10 @@ class Registry:
         self._metrics.looked_at_repository(readable=not hidden)
         return found
 
+    async def _plan_all(self, found: Found, wishes: Wishes) -> None:
+        for name in sorted(found.keys() | self._models.keys()):
+            await self._plan(name, found.get(name, {}), wishes)
+
     async def _plan(self, name: str, found: Mapping[int, Fingerprint] | BundleError, wishes: Wishes) -> None:
         model = self._models.setdefault(name, Model(name, self._settings.version_policy, self._loader))
         if name in wishes.unloaded:
@@ -176,14 +197,17 @@ class Registry:
         else:
             await model.plan(found, again=wishes.loads.get(name, 0) > self._wishes.generation)
 
-    async def _agree_on_the_switch(self, wishes: Wishes) -> None:
-        """Wait until every worker can answer for what is coming, so that no answer of one names what another lacks."""
+    async def _lacking_elsewhere(self, wishes: Wishes) -> set[str]:
+        """Wait a while for every worker to be able to answer for what is coming; return the models of which one cannot.
+
+        So that no answer of one worker names what another lacks.
+        """
         coming: dict[str, dict[int, str]] = {}
         for name, model in self._models.items():
             if numbers := model.coming.keys() - model.serving.keys():
                 coming[name] = {number: model.content(number) for number in numbers}
         if self._wishes.generation < 0 or not coming:
-            return
+            return set()
 
         def holds(report: Report) -> bool:
             if report.generation < 0:  # it is starting
@@ -197,9 +221,8 @@ class Registry:
             )
 
         self._report()
-        reports = await self._control.until(lambda reports: all(map(holds, reports)), timeout_s=_SWITCH_TIMEOUT_S)
-        if reports is None:
-            logger.warning("%s is served from now on, though not by every worker", ", ".join(sorted(coming)))
+        reports = await self._control.until(lambda reports: all(map(holds, reports)), timeout_s=_LOOK_AGAIN_S)
+        return set(coming) if reports is None else set()
 
     def _report(self) -> None:
         held = {name: held for name, model in self._models.items() if (held := model.held)}

@@ -106,11 +106,16 @@ class Model:
         self._versions: dict[int, _Version] = {}
         self._hidden = ""  # why its folder cannot be listed
         self._farewell = ""  # why what the next switch takes away goes
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._releasing: dict[asyncio.Task[None], Engine] = {}
 
     def __bool__(self) -> bool:
         """Whether there is anything to say of it."""
         return bool(self._versions or self._hidden)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All that may be computing: what is served, and what is being released."""
+        return [*self.serving.values(), *self._releasing.values()]
 
     @property
     def held(self) -> list[int]:
@@ -141,7 +146,8 @@ class Model:
 
     def plan_to_unload(self, numbers: Sequence[int]) -> None:
         """Let nothing be served after the next switch, on request; `numbers` are the versions in the repository."""
-        self.coming, self._hidden, self._farewell = {}, "", _UNLOADED
+        self._hidden, self._farewell = "", _UNLOADED
+        self._come({})
         wanted, at_most = choose_versions(self._policy, sorted({*numbers, *self.serving}))
         self._forget_all_but(wanted[:at_most])
         for number in wanted[:at_most]:
@@ -150,7 +156,8 @@ class Model:
 
     def plan_to_stay(self, reason: str) -> None:
         """Let the same be served after the next switch, from memory, since its folder is out of reach."""
-        self.coming, self._hidden = dict(self.serving), reason
+        self._hidden = reason
+        self._come(dict(self.serving))
         for number in self.serving:
             self._versions[number].absence = f"served from memory: {reason}"
 
@@ -161,10 +168,11 @@ class Model:
         """
         wanted, at_most = choose_versions(self._policy, sorted(found.keys() | self.serving.keys()))
         wanted.sort(key=lambda number: number not in found)
-        self.coming, self._hidden, self._farewell = {}, "", "replaced"
+        self._hidden, self._farewell = "", "replaced"
+        coming: dict[int, Engine] = {}
         tried = []
         for number in wanted:
-            if len(self.coming) == at_most:
+            if len(coming) == at_most:
                 break
             tried.append(number)
             one = self._versions.setdefault(number, _Version())
@@ -174,7 +182,8 @@ class Model:
             else:
                 one.absence = "served from memory: its folder is gone"
             if one.engine is not None:
-                self.coming[number] = one.engine
+                coming[number] = one.engine
+        self._come(coming)
         self._forget_all_but(tried)
 
     def switch(self) -> None:
@@ -184,16 +193,42 @@ class Model:
             self._versions[number].state = State.READY
         for number, one in before.items():
             if self.serving.get(number) is not one:
-                task = asyncio.create_task(self._release(number, one, self._farewell))
-                self._releasing.add(task)
-                task.add_done_callback(self._releasing.discard)
+                self._start_release(number, one)
 
     async def close(self) -> None:
         """Finish all that was taken and release every backend."""
-        self.coming = {}
+        self._come({})
         self.switch()
         if self._releasing:
             await asyncio.wait(self._releasing)
+
+    def _come(self, coming: dict[int, Engine]) -> None:
+        """Replace `coming`, and release what was in it: requests may have named it already."""
+        before, self.coming = self.coming, coming
+        kept = (*coming.values(), *self.serving.values())
+        for number, one in before.items():
+            if one not in kept:
+                self._start_release(number, one)
+
+    def _start_release(self, number: int, leaving: Engine) -> None:
+        """Let `leaving` answer what it has taken. Its entry stays, as unavailable, until the next plan."""
+        one = self._versions[number]
+        where = {"backend": leaving.backend.name, "device": leaving.backend.device}
+        if one.engine is leaving:  # else other content of the same number has its place
+            one.engine, one.fingerprint, one.state = None, None, State.UNLOADING
+            one.refusal, one.absence = "", self._farewell
+        if one.engine is None or one.engine.backend.name != leaving.backend.name:
+            self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
+        task = asyncio.create_task(self._release(number, one, leaving))
+        self._releasing[task] = leaving
+        task.add_done_callback(self._releasing.pop)
+
+    async def _release(self, number: int, one: _Version, leaving: Engine) -> None:
+        await leaving.close()
+        if one.state is State.UNLOADING:
+            one.state = State.UNAVAILABLE
+            self._loader.metrics.retired(self.name, leaving.version)
+        logger.info("%s/%d is released", self.name, number)
 
     async def _bring(self, number: int, one: _Version, fingerprint: Fingerprint, *, again: bool) -> None:
         """Load version `number` if its folder is new or has changed, or it was refused and is to be tried `again`."""
@@ -219,19 +254,6 @@ class Model:
         one.refusal = reason
         if number not in self.serving:
             one.engine, one.state = None, State.UNAVAILABLE
-
-    async def _release(self, number: int, leaving: Engine, reason: str) -> None:
-        """Let `leaving` answer what it has taken. Its entry stays, as unavailable, until the next plan."""
-        one = self._versions[number]
-        if one.engine is leaving:  # else other content of the same number has its place
-            one.engine, one.fingerprint, one.state = None, None, State.UNLOADING
-            one.refusal, one.absence = "", reason
-            where = {"backend": leaving.backend.name, "device": leaving.backend.device}
-            self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
-        await leaving.close()
-        if one.state is State.UNLOADING:
-            one.state = State.UNAVAILABLE
-        logger.info("%s/%d is released", self.name, number)
 
     def _forget_all_but(self, numbers: Sequence[int]) -> None:
         for number in self._versions.keys() - {*numbers, *self.serving}:

@@ -195,12 +195,18 @@ def test_while_a_run_hangs_it_is_neither_live_nor_ready_and_the_request_gets_its
                 return [(await served.client.get(path)).status_code for path in paths]
 
             assert await health() == [200] * 4
-            close_gate(made["tiny"])
+            close_gate(hangs := made["tiny"])
             request = asyncio.create_task(served.client.post(PREDICT, json=BODY))
-            await made["tiny"].gate.has_been_entered()
+            await hangs.gate.has_been_entered()
             assert (await request).status_code == 504
             assert await health() == [503] * 4
-            made["tiny"].gate.open()
+            registry = served.service._registry
+            await registry.unload_model("tiny")
+            assert await health() == [503] * 4  # what hangs does so though nobody can ask for it any more
+            await registry.load_model("tiny")
+            hangs.gate.open()
+            while registry.longest_run_s:
+                await asyncio.sleep(0.01)
             assert (await served.client.post(PREDICT, json=BODY)).status_code == 200
             assert await health() == [200] * 4
 

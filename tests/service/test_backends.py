@@ -1,6 +1,7 @@
 """`service.backends`: two runtimes, one behaviour."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -332,4 +333,5 @@ assert (made[1], torch.get_num_threads()) == (1, 1), (made[1], torch.get_num_thr
 
 def test_every_thread_of_a_forked_worker_computes_with_as_many_threads_as_asked(repository: Path) -> None:
     # The event loop's own computes short runs, another the long ones, and none of them need be that which loads.
-    subprocess.run([sys.executable, "-c", FORKED, str(repository / "tiny" / "1")], check=True, timeout=60)
+    command = [sys.executable, "-c", FORKED, str(repository / "tiny" / "1")]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "4"}, check=True, timeout=60)

@@ -287,6 +287,28 @@ def test_halves_are_retried_without_those_that_have_left() -> None:
     fake_clock.run(test)
 
 
+def test_a_half_that_waits_for_the_other_half_runs_out_of_time_too() -> None:
+    async def test(clock: FakeClock) -> None:
+        setup = Setup()
+        setup.backend.gate.close()
+        poisoned, other = setup.ask(row(POISON)), setup.ask(row(1), timeout_s=5.0)
+        await setup.backend.gate.has_been_entered()
+        setup.backend.gate.open()
+        setup.backend.gate.close()  # it let one pass
+        await setup.backend.gate.has_been_entered()
+        assert setup.backend.firsts == [[POISON, 1], [POISON]]
+        await clock.advance(5.0)
+        with pytest.raises(DeadlineExceeded):
+            await other
+        setup.backend.gate.open()
+        with pytest.raises(InternalError):
+            await poisoned
+        assert answers(await setup.ask(row(2)), row(2))
+        assert setup.backend.firsts == [[POISON, 1], [POISON], [2]]
+
+    fake_clock.run(test)
+
+
 def test_a_part_that_fails_fails_its_split_request_and_no_other() -> None:
     async def test(_: FakeClock) -> None:
         setup = Setup(max_rows=2)

@@ -97,13 +97,15 @@ def test_wishes_of_many_processes_are_all_kept() -> None:
     assert wishes.generation == len(wishes.unloaded) == 100
 
 
-def test_a_worker_that_is_killed_leaves_no_lock_behind() -> None:
+def test_a_worker_that_is_killed_leaves_no_lock_and_no_half_document_behind() -> None:
     control = Control(2)
+    control.ask_to_unload("m" * 20_000)  # a document of several pages
     for _ in range(20):
+        before = control.read().wishes.generation
         if (process_id := os.fork()) == 0:
             while True:
                 control.ask_to_load("m")
-        while (generation := control.read().wishes.generation) == 0:
+        while (generation := control.read().wishes.generation) == before:
             pass
         os.kill(process_id, signal.SIGKILL)
         os.waitpid(process_id, 0)

@@ -59,7 +59,13 @@ def test_a_tensor_of_gigabytes_without_the_data_is_refused(model: onnx.ModelProt
 @pytest.mark.parametrize("size", [2**40, -(2**40), -(2**63)])
 def test_a_number_that_makes_a_shape_of_gigabytes_is_refused(model: onnx.ModelProto, size: int) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([size], np.int64), "x"))
-    refused(model, "whole numbers over")
+    refused(model, "whole number over")
+
+
+@pytest.mark.parametrize("size", [2**40, -(2**40), -(2**63), [1, 2**40]])
+def test_an_attribute_that_makes_a_shape_of_gigabytes_is_refused(model: onnx.ModelProto, size: int | list[int]) -> None:
+    model.graph.node[0].attribute.append(helper.make_attribute("hidden_size", size))
+    refused(model, "whole number over")
 
 
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Loop", "Expand", "Tile", "SequenceMap", "lstm", ""])

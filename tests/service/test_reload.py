@@ -25,8 +25,9 @@ from service.errors import InvalidRequest, NotFound, Unavailable
 from service.metrics import Metrics
 from service.policy import Limits
 from service.readiness import Readiness
-from service.registry import Registry
+from service.registry import Found, Registry
 from service.settings import load_settings
+from service.versions import State
 
 LIMITS = EngineLimits(Limits(8, 4096), QueueLimits(64, 4096), 100, 10_000)
 
@@ -672,24 +673,44 @@ def test_a_worker_that_starts_looks_again_when_others_can_wait_for_it(repository
         async with beside_another(repository) as (registry, control, _):
             control.become_worker(0)  # as one that replaces it
             assert control.read().reports[0].generation == -1
-            look, looks = registry._survey, 0
+            look, looks = registry._look, 0
 
-            def survey() -> Any:
+            async def look_and_publish() -> Found:
                 nonlocal looks
                 looks += 1
-                found = look()
+                found = await look()
                 if looks == 1:
                     repository.publish("m/2")  # appears, and may be served by others, right after the first look
                 return found
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(registry, "_survey", survey)
+                patch.setattr(registry, "_look", look_and_publish)
                 load = asyncio.create_task(registry.load())
                 while control.read().reports[0].held.get("m") != [1, 2]:
                     assert not load.done()
                     await asyncio.sleep(0.01)
                 load.cancel()
                 await asyncio.wait([load])
-            assert looks == 2
+
+    run(test)
+
+
+def test_a_worker_that_waits_for_another_which_has_seen_a_newer_version_looks_again(repository: Repository) -> None:
+    async def test() -> None:
+        async with beside_another(repository) as (registry, control, other):
+            repository.publish("m/2")
+            look = asyncio.create_task(registry.sync())
+            while control.read().reports[0].held.get("m") != [1, 2]:
+                await asyncio.sleep(0.01)
+            repository.publish("m/3")
+            other.report(Report(0, {"m": [1, 3]}))  # it will never have 2
+            async with asyncio.timeout(5):
+                await look
+            assert serving(registry) == ["m/3"]
+            while len(registry._models["m"].engines) > 1:
+                await asyncio.sleep(0.01)
+            assert [(state.version, state.state) for state in registry.index() if state.version == 2] == [
+                (2, State.UNAVAILABLE)
+            ]
 
     run(test)
