@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,10 @@ _START_LIMIT_S = 60.0
 class ServiceProcess:
     """A running `python -m service` on a free port, with its log so far."""
 
-    def __init__(self, arguments: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, arguments: list[str], environ: Mapping[str, str], prefix: Sequence[str] = ()) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LSTM_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", "0", *arguments],
+            [*prefix, sys.executable, "-m", "service", "--port", "0", *arguments],
             env=clean | environ,
             stderr=subprocess.PIPE,
             text=True,
@@ -112,10 +112,10 @@ class ServiceProcess:
 
 @contextmanager
 def running_service(
-    repository: Path, *arguments: str, environ: Mapping[str, str] | None = None
+    repository: Path, *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
 ) -> Iterator[ServiceProcess]:
-    """Start the service over `repository`; stop it at the end."""
-    service = ServiceProcess(["--repository", str(repository), *arguments], environ or {})
+    """Start the service over `repository`, by way of the command `prefix`; stop it at the end."""
+    service = ServiceProcess(["--repository", str(repository), *arguments], environ or {}, prefix)
     try:
         yield service
     finally:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -187,14 +188,15 @@ def _fingerprint(folder: Path) -> Fingerprint:
             stats = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
     except OSError:
         return ()
-    return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in stats.items()))
+    return tuple(sorted((name, one.st_ino, one.st_size, one.st_ctime_ns) for name, one in stats.items()))
 
 
 def _read_regular(path: Path, *, max_bytes: int) -> bytes:
     """The content of `path`; of a larger one no more than `max_bytes` are read, and it is refused."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with open(path, "rb", opener=_open_plainly) as file:  # Path.open takes no opener
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BundleError(f"{path}: not a readable regular file")
             content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing") from error
@@ -203,6 +205,10 @@ def _read_regular(path: Path, *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise BundleError(f"{path}: content differs: it is larger than {max_bytes} bytes")
     return content
+
+
+def _open_plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _entry(content: bytes) -> FileEntry:

@@ -40,6 +40,7 @@ class _Message:
 _DIMS, _DATA_TYPE, _RAW_DATA = 1, 2, 9
 _TENSOR: Final = _Message("tensor", frozenset({_DIMS, _DATA_TYPE, 8, _RAW_DATA, 12}))
 _ATTRIBUTE: Final = _Message("attribute", frozenset({1, 2, 3, 4, 7, 8, 9, 13, 20}))  # numbers and texts
+_INTEGERS = frozenset({3, 8})  # one, several
 _OP_TYPE = 4
 _NODE: Final = _Message("node", frozenset({1, 2, 3, _OP_TYPE, 5, 6, 7}), {5: _ATTRIBUTE})
 _GRAPH: Final = _Message("graph", frozenset({1, 2, 5, 10, 11, 12, 13}), {1: _NODE, 5: _TENSOR})
@@ -57,6 +58,8 @@ def _check(message: memoryview, kind: _Message) -> None:
             raise ValueError(f"a {kind.name} has field {number} of onnx.proto, which is not allowed")
         if kind is _NODE and number == _OP_TYPE and (operator := bytes(_bytes(value))) not in _OPERATORS:
             raise ValueError(f"operator {operator.decode(errors='replace')!r} is not allowed")
+        if kind is _ATTRIBUTE and number in _INTEGERS:
+            _check_size(_signed(_number(value)))
         if number in kind.messages:
             _check(_bytes(value), kind.messages[number])
     if kind is _TENSOR:
@@ -75,8 +78,18 @@ def _check_tensor(message: memoryview) -> None:
         raise ValueError(f"a tensor of data type {data_type} is not allowed")
     if len(data) != math.prod(dims) * _ELEMENT_BYTES[data_type]:
         raise ValueError(f"a tensor of shape {dims} has {len(data)} bytes of data")
-    if data_type == _INT64 and any(abs(number) > _MAX_NUMBER for number in np.frombuffer(data, np.int64).tolist()):
-        raise ValueError(f"a tensor has whole numbers over {_MAX_NUMBER}")
+    if data_type == _INT64:
+        for number in np.frombuffer(data, np.int64).tolist():
+            _check_size(number)
+
+
+def _check_size(number: int) -> None:
+    if abs(number) > _MAX_NUMBER:
+        raise ValueError(f"a whole number over {_MAX_NUMBER} is not allowed")
+
+
+def _signed(number: int) -> int:
+    return number - (number >> 63 << 64)
 
 
 def _bytes(value: int | memoryview) -> memoryview:

@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request; status 0 if the connection broke."""
+    """What became of a request; status 0 if the connection broke after it was made, -1 if it was refused."""
 
     status: int
     latency_s: float
@@ -86,7 +86,12 @@ class Fleet:
         """Send one request and note what became of it."""
         start = time.monotonic()
         try:
-            status, headers, body = await self._exchange(question.content)
+            connection = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            self.outcomes.append(Outcome(-1, time.monotonic() - start, False, ""))
+            return
+        try:
+            status, headers, body = await self._exchange(*connection, question.content)
         except (OSError, asyncio.IncompleteReadError):
             self.outcomes.append(Outcome(0, time.monotonic() - start, False, ""))
             return
@@ -96,8 +101,9 @@ class Fleet:
             is_right = found.shape == question.answer.shape and np.abs(found - question.answer).max() < TOLERANCE
         self.outcomes.append(Outcome(status, time.monotonic() - start, is_right, headers.get("retry-after", "")))
 
-    async def _exchange(self, content: bytes) -> tuple[int, dict[str, str], bytes]:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, content: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
         try:
             writer.write(content)
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -63,6 +63,7 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
             os.kill(victim, signal.SIGKILL)
             start, loaded = time.monotonic(), times_loaded(service)
             while times_loaded(service) == loaded:
+                assert time.monotonic() - start < 30, service.log
                 await asyncio.sleep(0.01)
             slowest_s = max(slowest_s, time.monotonic() - start)
             async with httpx.AsyncClient(base_url=service.url) as client:
@@ -77,7 +78,7 @@ def test_a_killed_worker_costs_its_own_requests_and_is_back_in_two_seconds(
         await fleet.close()
 
     asyncio.run(run())
-    assert service.log.count("hangs") == 0
+    assert not any("hangs" in line for line in service.log)
 
 
 # asyncio leaves a socket to the garbage collector whose connection ends while it is being made.
@@ -92,14 +93,14 @@ def test_a_stop_under_load_answers_all_that_was_accepted(
         await asyncio.sleep(0.3 + 0.05 * turn)
         service.process.send_signal(signal.SIGTERM)
         await load
-        # Who connects to a socket that has been closed is refused, and has not been accepted.
-        answered = [outcome for outcome in fleet.outcomes if outcome.status]
-        assert all(outcome.is_right for outcome in answered if outcome.status == 200)
         await fleet.close()
-        return Counter(outcome.status for outcome in answered)
+        # Who connects to a socket that has been closed is refused, and has not been accepted.
+        accepted = [outcome for outcome in fleet.outcomes if outcome.status >= 0]
+        assert all(outcome.is_right for outcome in accepted if outcome.status == 200)
+        return Counter(outcome.status for outcome in accepted)
 
     statuses = asyncio.run(run())
-    assert statuses.keys() <= {200, 503}
+    assert statuses.keys() == {200}, statuses
     assert service.process.wait(60) == 0
 
 

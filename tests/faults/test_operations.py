@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -135,9 +136,14 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path)
 
 
+# Root may read what nobody may, unless it gives up that right.
+WITHOUT_ROOTS_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
 @pytest.fixture
 def following(repository: Repository) -> Iterator[ServiceProcess]:
-    with running_service(repository.folder, "--reload-interval-s=0.05", "--workers=2") as process:
+    settings = ("--reload-interval-s=0.05", "--workers=2")
+    with running_service(repository.folder, *settings, prefix=WITHOUT_ROOTS_RIGHTS) as process:
         process.wait_until("/health/ready", 200)
         yield process
 
@@ -159,15 +165,35 @@ def version_served(service: ServiceProcess) -> str:
     return str(answer.json()["model_version"])
 
 
-def test_what_is_deleted_is_served_from_memory_and_followed_again_when_it_is_back(
-    repository: Repository, following: ServiceProcess
+@contextmanager
+def deleted(folder: Path) -> Iterator[None]:
+    away = folder.rename(folder.parent / "away")
+    try:
+        yield
+    finally:
+        away.rename(folder)
+
+
+@contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    folder.chmod(0)
+    try:
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("out_of_reach", [deleted, unreadable])
+def test_what_is_deleted_or_unreadable_is_served_from_memory_and_followed_again_when_it_is_back(
+    repository: Repository,
+    following: ServiceProcess,
+    out_of_reach: Callable[[Path], AbstractContextManager[None]],
 ) -> None:
-    away = repository.folder.rename(repository.folder.parent / "away")
-    wait_until(lambda: metric(following, "lstm_repository_readable") == 0, following)
-    assert "served from memory" in index(following)["1"]
-    assert version_served(following) == "1"
-    assert httpx.get(f"{following.url}/health/ready").status_code == 200
-    away.rename(repository.folder)
+    with out_of_reach(repository.folder):
+        wait_until(lambda: metric(following, "lstm_repository_readable") == 0, following)
+        assert "served from memory" in index(following)["1"]
+        assert version_served(following) == "1"
+        assert httpx.get(f"{following.url}/health/ready").status_code == 200
     repository.publish(2)
     wait_until(lambda: metric(following, "lstm_repository_readable") == 1, following)
     wait_until(lambda: index(following).get("2") == "READY", following)

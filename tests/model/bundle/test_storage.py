@@ -108,11 +108,17 @@ def test_a_link_in_place_of_a_file_is_refused_even_to_the_same_content(bundle, t
     refused(bundle.folder, file)
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 @pytest.mark.parametrize("file", ALL_FILES)
-def test_a_folder_in_place_of_a_file_is_refused(bundle, file):
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_refused_and_not_left_open(bundle, file, make):
     (bundle.folder / file).unlink()
-    (bundle.folder / file).mkdir()
+    make(bundle.folder / file)
+    silent_writer = os.open(bundle.folder / file, os.O_RDWR) if make is os.mkfifo else None
+    before = len([*Path("/proc/self/fd").iterdir()])
     refused(bundle.folder, file)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    if silent_writer is not None:
+        os.close(silent_writer)
 
 
 def test_a_newer_schema_is_refused_whatever_else_it_holds(bundle):
