@@ -7,7 +7,8 @@ answers it, and the answer goes out in one write. Whatever is out of the ordinar
 
 A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
 
-A client that stops sending within a request, or reading its answers, is given as long as an idle connection is given.
+A client that stops sending within a request is given as long as an idle connection is given; one that stops reading its
+answers, twice as long.
 
 There is no other protocol to upgrade to, and the wish for one is passed over (RFC 9110, 7.8): the parser would take the
 request's body for the other protocol, and clients of HTTP/2 send that wish with a POST.
