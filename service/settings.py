@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         60,
         gt=0,
         le=86_400,
-        description="a model run, or a worker's silence, that lasts this long hangs: it is replaced if there are others",
+        description="a model run, or a worker's silence, that lasts so long hangs: it is replaced if there are others",
     )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="time for requests in flight after SIGTERM")
     log_format: Literal["text", "json"] = Field("text", description="one line, or one JSON object, per record")
