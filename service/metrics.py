@@ -1,10 +1,9 @@
-"""All metrics: names, labels, buckets. Beside it only `shared_values` knows prometheus_client.
+"""What is counted and timed while the service runs: noted, booked, and shown to whoever scrapes.
 
 A `Metrics` is made by the process that serves, never at import. What happens to a request is only noted, and booked a
 little later together with what happened to others: booking 17 values one by one takes 35 us, as long as all the rest
 of a small request. A scrape books first. With several workers the values are in files of a shared folder
-(`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers`), and any worker's answer to a scrape adds them all up. Labels
-come from closed sets: what a client sends never becomes one.
+(`PROMETHEUS_MULTIPROC_DIR`, set by `service.workers`), and any worker's answer to a scrape adds them all up.
 """
 
 import asyncio
@@ -22,11 +21,7 @@ from numpy.typing import NDArray
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
     Metric,
-    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -35,45 +30,16 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service import shared_values
+from service.families import NUM_RETIRED, BulkSummary, Families
 from service.statistics import Statistics, collect_statistics
 from service.timing import STAGES, Timing, marks_of
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_SECONDS = tuple(1e-4 * 2**i for i in range(18))  # 100 us to 13 s
-_SIZES = tuple(float(2**i) for i in range(15))
-_RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
-
-
 # How long what was noted may wait until it is booked: another worker's scrape is behind by no more. To book takes 1 ms,
 # nearly whatever there is: 20 times a second it was 6 % of a worker's time.
 _BOOKING_INTERVAL_S = 0.25
-# Versions that are no longer served and are still shown, so that a scrape sees their last counts. As many again are
-# kept unseen: else a scrape would add up what some workers still have of a version, as if its counters had been reset.
-_RETIRED = 16
 _MANY = 1024  # answers that are booked at once, since to book thousands would hold up the event loop
-
-
-class _BulkHistogram(Histogram):
-    """A histogram that takes an array at once."""
-
-    def observe_all(self, values: NDArray[np.float64]) -> None:
-        """Observe each of `values`."""
-        buckets = np.searchsorted(self._upper_bounds, values)
-        for bucket, count in enumerate(np.bincount(buckets).tolist()):
-            if count:
-                self._buckets[bucket].inc(count)
-        self._sum.inc(float(values.sum()))
-
-
-class _BulkSummary(Summary):
-    """A summary that takes an array at once."""
-
-    def observe_all(self, values: NDArray[np.float64]) -> None:
-        """Observe each of `values`."""
-        self._count.inc(len(values))
-        self._sum.inc(float(values.sum()))
 
 
 class Metrics:
@@ -95,117 +61,7 @@ class Metrics:
         self._queue_change = 0
         self._noted: list[ModelMetrics] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._make_request_metrics()
-        self._make_batch_metrics()
-        self._make_model_metrics()
-        self._make_statistics_metrics()
-
-    def _make_request_metrics(self) -> None:
-        registry = self._registry
-        self._requests = Counter(
-            "lstm_requests",
-            "Answers by status; api is v1, v2, or other for what is under no API",
-            ("model", "version", "api", "code"),
-            registry=registry,
-        )
-        self.request_duration = _BulkHistogram(
-            "lstm_request_duration_seconds",
-            "From the body's arrival to the encoded answer",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        stages = _BulkHistogram(
-            "lstm_stage_duration_seconds",
-            "Time in one stage of a request; the six add up to its duration",
-            ("stage",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.stages: list[_BulkHistogram] = [stages.labels(stage) for stage in STAGES]
-        self._rejected = Counter(
-            "lstm_rejected",
-            "Inference requests, or requests without a key, that were refused",
-            ("reason",),
-            registry=registry,
-        )
-        self._dropped = Counter(
-            "lstm_dropped", "Requests given up: the client left, or the time ran out", ("reason",), registry=registry
-        )
-
-    def _make_batch_metrics(self) -> None:
-        registry = self._registry
-        self.batch_size = _BulkHistogram(
-            "lstm_batch_size", "Sequences in one model run", buckets=_SIZES, registry=registry
-        )
-        self.padding_ratio = _BulkHistogram(
-            "lstm_batch_padding_ratio", "Share of a batch's steps that is padding", buckets=_RATIOS, registry=registry
-        )
-        self.sequence_length = _BulkHistogram(
-            "lstm_sequence_length", "Time steps of one sequence", buckets=_SIZES, registry=registry
-        )
-        self._queue_size = Gauge("lstm_queue_size", "Sequences waiting", registry=registry, multiprocess_mode="livesum")
-
-    def _make_model_metrics(self) -> None:
-        registry = self._registry
-        self.predictions = Counter(
-            "lstm_predictions",
-            "Sequences by the label they were given",
-            ("model", "version", "label"),
-            registry=registry,
-        )
-        self.confidence = _BulkHistogram(
-            "lstm_prediction_confidence", "Probability of the label given", buckets=_CONFIDENCES, registry=registry
-        )
-        self._model_info = Gauge(
-            "lstm_model_info",
-            f"1 for each model version that is served, 0 once it no longer is, until {_RETIRED} more are not",
-            ("model", "version", "backend", "device"),
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self._model_load_duration = Histogram(
-            "lstm_model_load_duration_seconds",
-            "Reading, checking, loading and warming one model version",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-
-        self._model_load_failures = Counter(
-            "lstm_model_load_failures",
-            "Model versions that were refused when they were to be served, each time",
-            ("model",),
-            registry=registry,
-        )
-        self._repository_readable = Gauge(
-            "lstm_repository_readable",
-            "1 if the repository and each model in it could be listed; else what is loaded goes on being served",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
-
-    def _make_statistics_metrics(self) -> None:
-        registry, labels = self._registry, ("model", "version")
-        self.inferences = Counter("lstm_inferences", "Sequences computed", labels, registry=registry)
-        self.executions = Counter("lstm_executions", "Model runs", labels, registry=registry)
-        self.last_inference = Gauge(
-            "lstm_last_inference_timestamp_seconds",
-            "When the model last ran",
-            labels,
-            registry=registry,
-            multiprocess_mode="max",
-        )
-        self.model_requests = _BulkSummary(
-            "lstm_model_request_duration_seconds",
-            "Inference requests of one model version; outcome is success or fail",
-            (*labels, "outcome"),
-            registry=registry,
-        )
-        self.model_stages = _BulkSummary(
-            "lstm_model_stage_duration_seconds",
-            "Time in one stage of those that succeeded",
-            (*labels, "stage"),
-            registry=registry,
-        )
+        self.families = Families(self._registry)
 
     def answered(self, *, model: str, version: str, api: str, status: int) -> None:
         """Count an answer. `model` and `version` are empty unless they are served."""
@@ -214,11 +70,11 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         """Count a request that was refused; `reason` is a `ServiceError.reason`."""
-        self._rejected.labels(reason).inc()
+        self.families.rejected.labels(reason).inc()
 
     def dropped(self, reason: str) -> None:
         """Count a request that was given up; `reason` is a `ServiceError.reason`."""
-        self._dropped.labels(reason).inc()
+        self.families.dropped.labels(reason).inc()
 
     def queue_changed(self, by: int) -> None:
         """Add to the number of waiting sequences, over all models."""
@@ -227,27 +83,27 @@ class Metrics:
 
     def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
         """Book a model version that is served from now on."""
-        self._model_info.labels(model, version, backend, device).set(1)
-        self._model_load_duration.observe(duration_s)
+        self.families.model_info.labels(model, version, backend, device).set(1)
+        self.families.model_load_duration.observe(duration_s)
 
     def unloaded(self, *, model: str, version: str, backend: str, device: str) -> None:
         """Book that a model version is no longer served."""
-        self._model_info.labels(model, version, backend, device).set(0)
+        self.families.model_info.labels(model, version, backend, device).set(0)
 
     def retired(self, model: str, version: str) -> None:
         """Hear that nothing more will be booked of a version: its series go when enough others have gone that way."""
         self._current.discard((model, version))
         self._retired.append((model, version))
-        if len(self._retired) > 3 * _RETIRED:
-            self._forget({self._retired.popleft() for _ in range(_RETIRED)})
+        if len(self._retired) > 3 * NUM_RETIRED:
+            self._forget({self._retired.popleft() for _ in range(NUM_RETIRED)})
 
     def load_failed(self, model: str) -> None:
         """Count a version of `model` that was refused."""
-        self._model_load_failures.labels(model).inc()
+        self.families.model_load_failures.labels(model).inc()
 
     def looked_at_repository(self, *, readable: bool) -> None:
         """Book whether the repository could be listed."""
-        self._repository_readable.set(readable)
+        self.families.repository_readable.set(readable)
 
     def of_model(self, model: str, version: str) -> "ModelMetrics":
         """What is booked for one model version. It is shown from now on."""
@@ -270,7 +126,7 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """All metrics of all workers, of the versions that are shown. Satisfies prometheus_client's `Collector`."""
         collector = MultiProcessCollector(None) if self._multiprocess else self._registry  # type: ignore[no-untyped-call]
-        shown = self._current | {*islice(reversed(self._retired), _RETIRED)} | {("", "")}
+        shown = self._current | {*islice(reversed(self._retired), NUM_RETIRED)} | {("", "")}
         for family in collector.collect():
             family.samples = [
                 sample
@@ -295,10 +151,10 @@ class Metrics:
             model.book()
         answers, self._answers = self._answers, Tally()
         for (name, version, api, status), count in answers.items():
-            self._requests.labels(name, version, api, str(status)).inc(count)
+            self.families.requests.labels(name, version, api, str(status)).inc(count)
         change, self._queue_change = self._queue_change, 0
         if change:
-            self._queue_size.inc(change)
+            self.families.queue_size.inc(change)
 
     def _book_soon(self) -> None:
         if self._timer is None:
@@ -307,19 +163,9 @@ class Metrics:
 
     def _forget(self, versions: set[tuple[str, str]]) -> None:
         self.book()
-        of_versions = (
-            self._requests,
-            self.predictions,
-            self._model_info,
-            self.inferences,
-            self.executions,
-            self.last_inference,
-            self.model_requests,
-            self.model_stages,
-        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that prometheus_client's own files would keep the values
-            for metric, (model, version) in product(of_versions, versions):
+            for metric, (model, version) in product(self.families.of_versions, versions):
                 metric.remove_by_labels({"model": model, "version": version})
         if self._multiprocess:
             shared_values.forget(versions)
@@ -330,14 +176,14 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, *, model: str, version: str) -> None:
         self._all = metrics
-        self._predictions = metrics.predictions
+        self._families = families = metrics.families
         self._labels = (model, version)
-        self._inferences = metrics.inferences.labels(model, version)
-        self._executions = metrics.executions.labels(model, version)
-        self._last_inference = metrics.last_inference.labels(model, version)
-        self._success: _BulkSummary = metrics.model_requests.labels(model, version, "success")
-        self._failure = metrics.model_requests.labels(model, version, "fail")
-        self._stages: list[_BulkSummary] = [metrics.model_stages.labels(model, version, stage) for stage in STAGES]
+        self._inferences = families.inferences.labels(model, version)
+        self._executions = families.executions.labels(model, version)
+        self._last_inference = families.last_inference.labels(model, version)
+        self._success: BulkSummary = families.model_requests.labels(model, version, "success")
+        self._failure = families.model_requests.labels(model, version, "fail")
+        self._stages: list[BulkSummary] = [families.model_stages.labels(model, version, stage) for stage in STAGES]
         self._is_noted = False
         self._last_run_s = 0.0
         self._runs: list[Sequence[NDArray[np.int64]]] = []
@@ -393,9 +239,9 @@ class ModelMetrics:
         sizes = np.array([sum(map(len, parts)) for parts in runs])
         starts = np.concatenate([[0], sizes.cumsum()[:-1]])
         padded = sizes * np.maximum.reduceat(lengths, starts)
-        self._all.batch_size.observe_all(sizes.astype(np.float64))
-        self._all.padding_ratio.observe_all(1 - np.add.reduceat(lengths, starts) / padded)
-        self._all.sequence_length.observe_all(lengths.astype(np.float64))
+        self._families.batch_size.observe_all(sizes.astype(np.float64))
+        self._families.padding_ratio.observe_all(1 - np.add.reduceat(lengths, starts) / padded)
+        self._families.sequence_length.observe_all(lengths.astype(np.float64))
         self._executions.inc(len(runs))
         self._inferences.inc(len(lengths))
         self._last_inference.set(self._last_run_s)
@@ -405,14 +251,14 @@ class ModelMetrics:
         probabilities = np.concatenate([rows for _, rows in answers])
         for index, count in enumerate(np.bincount(probabilities.argmax(axis=1)).tolist()):
             if count:
-                self._predictions.labels(*self._labels, labels[index]).inc(count)
-        self._all.confidence.observe_all(probabilities.max(axis=1).astype(np.float64))
+                self._families.predictions.labels(*self._labels, labels[index]).inc(count)
+        self._families.confidence.observe_all(probabilities.max(axis=1).astype(np.float64))
 
     def _book_timings(self, timings: list[Timing]) -> None:
         marks = np.array([marks_of(timing) for timing in timings])  # (N, 7)
         stages, durations = np.diff(marks), marks[:, -1] - marks[:, 0]
-        self._all.request_duration.observe_all(durations)
+        self._families.request_duration.observe_all(durations)
         self._success.observe_all(durations)
-        for column, of_all, of_model in zip(stages.T, self._all.stages, self._stages, strict=True):
+        for column, of_all, of_model in zip(stages.T, self._families.stages, self._stages, strict=True):
             of_all.observe_all(column)
             of_model.observe_all(column)

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import BODY, PREDICT, serving
 
 from service import shared_values
-from service.metrics import _BOOKING_INTERVAL_S, _RETIRED, Metrics
+from service.families import NUM_RETIRED
+from service.metrics import _BOOKING_INTERVAL_S, Metrics
 from service.statistics import Total
 from service.timing import STAGES, Timing
 
@@ -249,7 +250,7 @@ def test_the_series_of_a_version_go_some_versions_after_it(maybe_shared: Metrics
     serve_and_retire(maybe_shared, 1, retire=False)
     for version in range(2, 100):
         serve_and_retire(maybe_shared, version)
-    kept = [1, *range(100 - _RETIRED, 100)]
+    kept = [1, *range(100 - NUM_RETIRED, 100)]
     samples = scrape(maybe_shared.render())
     assert versions(samples) == dict.fromkeys(map(str, kept), 1 + 1 + 1 + 3 + 4 + 12)
     served = {"model": "m", "version": "1"}
@@ -278,13 +279,13 @@ def test_of_what_another_worker_counted_only_versions_that_are_shown_are_seen(
         shutil.copy(file, file.with_name(re.sub(r"\d+", "99999999", file.name)))
     assert value(in_files, "lstm_inferences_total", model="m", version="1") == 2
     in_files.retired("m", "1")
-    for version in range(2, 2 + _RETIRED):
+    for version in range(2, 2 + NUM_RETIRED):
         assert value(in_files, "lstm_inferences_total", model="m", version="1") == 2
         serve_and_retire(in_files, version)
     for version in range(100, 200):
         assert "1" not in versions(scrape(in_files.render()))
         serve_and_retire(in_files, version)
-    assert value(in_files, "lstm_batch_size_count") == 1 + 1 + _RETIRED + 100
+    assert value(in_files, "lstm_batch_size_count") == 1 + 1 + NUM_RETIRED + 100
 
 
 def test_files_of_forgotten_series_stay_small(in_files: Metrics, tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_files_of_forgotten_series_stay_small(in_files: Metrics, tmp_path: Path)
     for version in range(300):
         serve_and_retire(in_files, version)
         sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
-    assert max(sizes) == max(sizes[: 3 * _RETIRED + 2])
+    assert max(sizes) == max(sizes[: 3 * NUM_RETIRED + 2])
     assert {file.suffix for file in tmp_path.iterdir()} == {".db"}
 
 
