@@ -105,6 +105,7 @@ class Operator:
         self._shelf = shelf
         self._version = 1
         self.rss_mib: list[float] = []
+        self.descriptors: list[int] = []
         self.seen_after_s: list[float] = []
 
     def round(self, clients: Clients) -> None:
@@ -119,7 +120,9 @@ class Operator:
         self._wait_for(str(self._version + 1), "UNAVAILABLE", "model.onnx: content differs")
         self._post("toggled/load")
         shutil.rmtree(self._repository / "steady" / str(self._version + 1))
-        self.rss_mib.append(sum(map(rss_mib, self._service.serving_processes())))
+        workers = self._service.serving_processes()
+        self.rss_mib.append(sum(map(rss_mib, workers)))
+        self.descriptors.append(sum(len([*Path(f"/proc/{worker}/fd").iterdir()]) for worker in workers))
 
     def _wait_for(self, version: str, state: str, reason: str) -> None:
         """Wait until 5 new connections in a row are told of it."""
@@ -164,11 +167,13 @@ def reload_under_load(folder: Path, *, seconds: float, workers: int) -> tuple[Cl
 @pytest.mark.parametrize("workers", [2] if IS_SOAK else [1, 2])
 def test_no_request_fails_and_memory_stays(tmp_path: Path, workers: int) -> None:
     clients, operator = reload_under_load(tmp_path, seconds=1800 if IS_SOAK else 8, workers=workers)
-    rss = operator.rss_mib
-    warm, last = (rss[len(rss) // 3 :][:20], rss[-20:]) if IS_SOAK else (rss[1:2], rss[-1:])
-    print(f"\n{len(rss)} versions; {dict(clients.answers)}; RSS {median(warm):.1f} -> {median(last):.1f} MiB;")
-    seen_s = operator.seen_after_s
+    rounds, seen_s = len(operator.rss_mib), operator.seen_after_s
+    warm, last = (slice(rounds // 3, rounds // 3 + 20), slice(-20, None)) if IS_SOAK else (slice(1, 2), slice(-1, None))
+    rss, descriptors = ([median(of[part]) for part in (warm, last)] for of in (operator.rss_mib, operator.descriptors))
+    print(f"\n{rounds} versions; {dict(clients.answers)};")
+    print(f"RSS {rss[0]:.1f} -> {rss[1]:.1f} MiB, descriptors {descriptors[0]:.0f} -> {descriptors[1]:.0f};")
     print(f"seen by all after {median(seen_s):.2f} s (median), {max(seen_s):.2f} s (longest)")
     assert clients.failures == []
     assert min(clients.answers[kind] for kind in ("steady", "told", "toggled", "unloaded")) > 0
-    assert median(last) < median(warm) * (1.02 if IS_SOAK else 1.05)
+    assert rss[1] < rss[0] * (1.02 if IS_SOAK else 1.05)
+    assert descriptors[1] <= descriptors[0] + 4 * workers  # as many clients come and go
