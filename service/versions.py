@@ -219,14 +219,16 @@ class Model:
             one.refusal, one.absence = "", self._farewell
         if one.engine is None or one.engine.backend.name != leaving.backend.name:
             self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
-        task = asyncio.create_task(self._release(number, one, leaving))
+        task = asyncio.create_task(self._release(number, leaving))
         self._releasing[task] = leaving
         task.add_done_callback(self._releasing.pop)
 
-    async def _release(self, number: int, one: _Version, leaving: Engine) -> None:
+    async def _release(self, number: int, leaving: Engine) -> None:
         await leaving.close()
-        if one.state is State.UNLOADING:
+        one = self._versions.get(number)
+        if one is not None and one.state is State.UNLOADING:
             one.state = State.UNAVAILABLE
+        if one is None or one.engine is None:  # else it has come back
             self._loader.metrics.retired(self.name, leaving.version)
         logger.info("%s/%d is released", self.name, number)
 
