@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 
 from service.timing import STAGES
 
-# Versions that are no longer served and are still shown, so that a scrape sees their last counts. As many again are
-# kept unseen: else a scrape would add up what some workers still have of a version, as if its counters had been reset.
+# Versions that are no longer served and are still shown, so that a scrape sees their last counts. At least as many more
+# are kept unseen: else a scrape would add up what some workers still have of a version, as if counters had been reset.
 NUM_RETIRED = 16
 
 _SECONDS = tuple(1e-4 * 2**i for i in range(18))  # 100 us to 13 s

@@ -8,7 +8,6 @@ of a small request. A scrape books first. With several workers the values are in
 
 import asyncio
 import os
-import warnings
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,7 @@ class Metrics:
         else:
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
-        self._current: set[tuple[str, str]] = set()
+        self._current: Tally[tuple[str, str]] = Tally()  # engines of a version: two while one replaces the other
         self._retired: deque[tuple[str, str]] = deque()
         self._answers: Tally[tuple[str, str, str, int]] = Tally()
         self._queue_change = 0
@@ -91,11 +90,17 @@ class Metrics:
         self.families.model_info.labels(model, version, backend, device).set(0)
 
     def retired(self, model: str, version: str) -> None:
-        """Hear that nothing more will be booked of a version: its series go when enough others have gone that way."""
-        self._current.discard((model, version))
+        """Hear that one `of_model` books nothing more. If it was its version's last, the series go some time after."""
+        self._current[model, version] -= 1
+        if self._current[model, version] > 0:
+            return
+        del self._current[model, version]
         self._retired.append((model, version))
         if len(self._retired) > 3 * NUM_RETIRED:
-            self._forget({self._retired.popleft() for _ in range(NUM_RETIRED)})
+            with suppress(OSError):  # no descriptor is free: with the next one
+                self._forget({*islice(self._retired, NUM_RETIRED)})
+                for _ in range(NUM_RETIRED):
+                    self._retired.popleft()
 
     def load_failed(self, model: str) -> None:
         """Count a version of `model` that was refused."""
@@ -107,7 +112,7 @@ class Metrics:
 
     def of_model(self, model: str, version: str) -> "ModelMetrics":
         """What is booked for one model version. It is shown from now on."""
-        self._current.add((model, version))
+        self._current[model, version] += 1
         if (model, version) in self._retired:
             self._retired.remove((model, version))
         return ModelMetrics(self, model=model, version=version)
@@ -126,8 +131,15 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """All metrics of all workers, of the versions that are shown. Satisfies prometheus_client's `Collector`."""
         collector = MultiProcessCollector(None) if self._multiprocess else self._registry  # type: ignore[no-untyped-call]
-        shown = self._current | {*islice(reversed(self._retired), NUM_RETIRED)} | {("", "")}
-        for family in collector.collect():
+        families = [*collector.collect()]
+        served = {  # maybe by another worker alone
+            (sample.labels["model"], sample.labels["version"])
+            for family in families
+            for sample in family.samples
+            if sample.name == "lstm_model_info" and sample.value
+        }
+        shown = {*self._current, *served, *islice(reversed(self._retired), NUM_RETIRED), ("", "")}
+        for family in families:
             family.samples = [
                 sample
                 for sample in family.samples
@@ -163,10 +175,8 @@ class Metrics:
 
     def _forget(self, versions: set[tuple[str, str]]) -> None:
         self.book()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that prometheus_client's own files would keep the values
-            for metric, (model, version) in product(self.families.of_versions, versions):
-                metric.remove_by_labels({"model": model, "version": version})
+        for metric, (model, version) in product(self.families.of_versions, versions):
+            metric.remove_by_labels({"model": model, "version": version})
         if self._multiprocess:
             shared_values.forget(versions)
 

@@ -21,9 +21,8 @@ from service.versions import Loader, Model, VersionState
 
 # How long a worker waits for the others to hold what it is about to serve, and a caller for all to have done it.
 _SWITCH_TIMEOUT_S = 10.0
-_LOOK_AGAIN_S = (
-    0.5  # a worker that waits may have seen one version, and the one it waits for the next, which came since
-)
+# A worker that waits may have seen one version, and the one that it waits for the next, which came since.
+_LOOK_AGAIN_S = 0.5
 _FOLLOW_TIMEOUT_S = 60.0
 
 # By model: its versions and what each folder holds, or why it cannot be listed.
@@ -147,8 +146,9 @@ class Registry:
                     logger.warning("%s is served from now on, though not by every worker", ", ".join(sorted(coming)))
                     break
                 before, found = found, await self._look()
-                if found != before:
+                if repr(found) != repr(before):  # which two errors of one kind are not otherwise
                     await self._plan_all(found, wishes)
+                    deadline_s = monotonic() + _SWITCH_TIMEOUT_S
             for model in self._models.values():
                 model.switch()
             self._models = {name: model for name, model in self._models.items() if model}
@@ -198,7 +198,7 @@ class Registry:
             await model.plan(found, again=wishes.loads.get(name, 0) > self._wishes.generation)
 
     async def _lacking_elsewhere(self, wishes: Wishes) -> set[str]:
-        """Wait a while for every worker to be able to answer for what is coming; return the models of which one cannot.
+        """Wait a while for every worker to be able to answer for what is coming; return its models if one cannot.
 
         So that no answer of one worker names what another lacks.
         """

@@ -8,6 +8,7 @@ collector to add them up. Setting `values.ValueClass` is its way to have others
 
 import json
 import os
+import warnings
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class _File:
         if len(kept) == len(entries):
             return
         path = self._path.with_suffix(".new")
+        path.unlink(missing_ok=True)
         before, content = self._content, _open(path)
         for entry in kept:
             content.write_value(*entry)
@@ -86,6 +88,7 @@ class SharedValue:
 def share_values() -> None:
     """Let all metrics that are made from now on keep their values in files of `PROMETHEUS_MULTIPROC_DIR`."""
     values.ValueClass = SharedValue
+    warnings.filterwarnings("ignore", "Removal of labels has not been implemented", UserWarning)  # in its own files
 
 
 def forget(versions: Set[tuple[str, str]]) -> None:

@@ -20,7 +20,7 @@ class Total:
 
 @dataclass(slots=True)
 class Statistics:
-    """One model version's, since the service started or it came back. `requests` by outcome, `stages` by name."""
+    """One model version's, since there are series of it. `requests` by outcome, `stages` by name."""
 
     inferences: int = 0
     executions: int = 0

@@ -7,8 +7,10 @@ hidden goes on answering.
 """
 
 import asyncio
+import ctypes
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -110,7 +112,7 @@ class Model:
 
     def __bool__(self) -> bool:
         """Whether there is anything to say of it."""
-        return bool(self._versions or self._hidden)
+        return bool(self._versions or self._hidden or self._releasing)
 
     @property
     def engines(self) -> list[Engine]:
@@ -211,26 +213,30 @@ class Model:
                 self._start_release(number, one)
 
     def _start_release(self, number: int, leaving: Engine) -> None:
-        """Let `leaving` answer what it has taken. Its entry stays, as unavailable, until the next plan."""
+        """Let `leaving` answer what it has taken. Unless another has its place, its entry stays until the next plan."""
         one = self._versions[number]
         where = {"backend": leaving.backend.name, "device": leaving.backend.device}
-        if one.engine is leaving:  # else other content of the same number has its place
-            one.engine, one.fingerprint, one.state = None, None, State.UNLOADING
-            one.refusal, one.absence = "", self._farewell
+        if one.engine is leaving:
+            one.engine, one.fingerprint = self.serving.get(number), None
+            if one.engine is None:
+                one.state, one.refusal, one.absence = State.UNLOADING, "", self._farewell
         if one.engine is None or one.engine.backend.name != leaving.backend.name:
             self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
         task = asyncio.create_task(self._release(number, leaving))
         self._releasing[task] = leaving
-        task.add_done_callback(self._releasing.pop)
+        task.add_done_callback(self._released)
 
     async def _release(self, number: int, leaving: Engine) -> None:
         await leaving.close()
         one = self._versions.get(number)
         if one is not None and one.state is State.UNLOADING:
             one.state = State.UNAVAILABLE
-        if one is None or one.engine is None:  # else it has come back
-            self._loader.metrics.retired(self.name, leaving.version)
+        self._loader.metrics.retired(self.name, leaving.version)
         logger.info("%s/%d is released", self.name, number)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        del self._releasing[task]
+        asyncio.get_running_loop().run_in_executor(None, _give_back_memory)
 
     async def _bring(self, number: int, one: _Version, fingerprint: Fingerprint, *, again: bool) -> None:
         """Load version `number` if its folder is new or has changed, or it was refused and is to be tried `again`."""
@@ -261,6 +267,15 @@ class Model:
         for number in self._versions.keys() - {*numbers, *self.serving}:
             if self._versions[number].state is not State.UNLOADING:
                 del self._versions[number]
+
+
+def _give_back_memory() -> None:
+    """Have the C library return to the system what it keeps of what was freed, if it can; takes milliseconds.
+
+    It keeps it in pieces for each thread: workers that are given versions for hours would grow.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def choose_versions(policy: str, versions: Sequence[int]) -> tuple[list[int], int]:

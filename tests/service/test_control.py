@@ -97,9 +97,25 @@ def test_wishes_of_many_processes_are_all_kept() -> None:
     assert wishes.generation == len(wishes.unloaded) == 100
 
 
-def test_a_worker_that_is_killed_leaves_no_lock_and_no_half_document_behind() -> None:
+def test_a_document_that_was_written_by_half_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     control = Control(2)
-    control.ask_to_unload("m" * 20_000)  # a document of several pages
+    control.ask_to_unload("m")
+    before, write = control.read(), os.pwrite
+
+    def be_killed(descriptor: int, content: bytes, offset: int) -> int:
+        write(descriptor, content[: len(content) // 2], offset)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", be_killed)
+            with pytest.raises(KeyboardInterrupt):
+                control.ask_to_unload("n")
+        assert control.read() == before
+
+
+def test_a_worker_that_is_killed_leaves_no_lock_behind() -> None:
+    control = Control(2)
     for _ in range(20):
         before = control.read().wishes.generation
         if (process_id := os.fork()) == 0:

@@ -617,6 +617,13 @@ async def beside_another(repository: Repository) -> AsyncIterator[tuple[Registry
         control.stop_listening()
 
 
+async def holds(control: Control, *versions: int) -> None:
+    """Wait until the registry has told the others that it holds these of `m`."""
+    async with asyncio.timeout(10):
+        while control.read().reports[0].held.get("m") != [*versions]:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("unloads", [False, True])
 def test_a_worker_that_is_ahead_is_waited_for_unless_it_was_told_to_unload_the_model(
     repository: Repository, unloads: bool
@@ -649,7 +656,7 @@ def test_a_worker_that_has_refused_a_version_is_waited_for_unless_it_was_the_sam
     repository: Repository,
 ) -> None:
     async def test() -> None:
-        async with beside_another(repository) as (registry, _, other):
+        async with beside_another(repository) as (registry, control, other):
             repository.publish("m/2", corrupt=True)
             await registry.sync()
             corrupt = registry._models["m"].content(2)
@@ -657,7 +664,8 @@ def test_a_worker_that_has_refused_a_version_is_waited_for_unless_it_was_the_sam
             shutil.rmtree(repository.folder / "m" / "2")
             repository.publish("m/2")
             look = asyncio.create_task(registry.sync())
-            await asyncio.wait([look], timeout=0.5)
+            await holds(control, 1, 2)
+            await asyncio.wait([look], timeout=0.2)
             assert not look.done()  # the other has yet to see that it is another one
             good = registry._models["m"].content(2)
             assert good != corrupt
@@ -686,9 +694,7 @@ def test_a_worker_that_starts_looks_again_when_others_can_wait_for_it(repository
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(registry, "_look", look_and_publish)
                 load = asyncio.create_task(registry.load())
-                while control.read().reports[0].held.get("m") != [1, 2]:
-                    assert not load.done()
-                    await asyncio.sleep(0.01)
+                await holds(control, 1, 2)
                 load.cancel()
                 await asyncio.wait([load])
 
@@ -700,17 +706,45 @@ def test_a_worker_that_waits_for_another_which_has_seen_a_newer_version_looks_ag
         async with beside_another(repository) as (registry, control, other):
             repository.publish("m/2")
             look = asyncio.create_task(registry.sync())
-            while control.read().reports[0].held.get("m") != [1, 2]:
-                await asyncio.sleep(0.01)
+            await holds(control, 1, 2)
             repository.publish("m/3")
             other.report(Report(0, {"m": [1, 3]}))  # it will never have 2
             async with asyncio.timeout(5):
                 await look
-            assert serving(registry) == ["m/3"]
-            while len(registry._models["m"].engines) > 1:
-                await asyncio.sleep(0.01)
+                assert serving(registry) == ["m/3"]
+                while len(registry._models["m"].engines) > 1:
+                    await asyncio.sleep(0.01)
             assert [(state.version, state.state) for state in registry.index() if state.version == 2] == [
                 (2, State.UNAVAILABLE)
             ]
+
+    run(test)
+
+
+def test_content_that_was_to_replace_what_is_served_and_then_was_not_takes_nothing_with_it(
+    repository: Repository,
+) -> None:
+    async def test() -> None:
+        async with beside_another(repository) as (registry, _, other):
+            serves = registry.find("m")
+            make_bundle(repository.folder.parent / "other", "m", seed=9)
+            shutil.rmtree(repository.folder / "m" / "1")
+            (repository.folder.parent / "other" / "m" / "1").rename(repository.folder / "m" / "1")
+            repository.publish("n/1")  # which the other worker does not hold yet, so that nothing is switched
+            look = asyncio.create_task(registry.sync())
+            async with asyncio.timeout(10):
+                while registry._models["m"].coming.get(1) in {None, serves}:
+                    await asyncio.sleep(0.01)
+                repository.publish("m/2")
+                while registry._models["m"].coming.keys() != {2} or len(registry._models["m"].engines) > 1:
+                    await asyncio.sleep(0.01)
+                where = {"model": "m", "version": "1", "backend": "onnx", "device": "cpu"}
+                assert registry.find("m") is serves
+                assert "m/1 READY" in index(registry)
+                assert repository.scraped("lstm_model_info", **where) == 1
+                other.report(Report(0, {"m": [1, 2], "n": [1]}))
+                await look
+            assert serving(registry) == ["m/2", "n/1"]
+            assert repository.scraped("lstm_model_info", **where) == 0
 
     run(test)
