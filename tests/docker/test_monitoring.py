@@ -23,7 +23,7 @@ ENDINGS = {
 
 def metrics() -> dict[str, tuple[str, ...]]:
     """Name as declared → the names of its series."""
-    source = (ROOT / "service/metrics.py").read_text(encoding="utf-8")
+    source = (ROOT / "service/families.py").read_text(encoding="utf-8")
     declared = re.findall(r"(Counter|Gauge|Histogram|Summary)\(\s*\"(lstm_[a-z_]+)\"", source)
     return {name: tuple(name + ending for ending in ENDINGS[kind]) for kind, name in declared}
 
