@@ -67,6 +67,8 @@ class Loader:
         self.device_fault: BackendError | None = None  # the last one
         self._runtime = runtime
         self._limits = limits
+        # As it was asked for: which runtimes are kept differs with what each worker measured.
+        self.where = {"backend": runtime.backend, "device": runtime.device}
 
     async def load(self, name: str, number: int, *, replaces: Engine | None) -> Engine:
         """The engine of `name`/`number`: `replaces` if it has the same content, else a new one, warm.
@@ -83,10 +85,10 @@ class Loader:
             self.device_fault = error
             raise BundleError(str(error)) from error
         made = Engine(loaded, limits=self._limits, metrics=self.metrics)
-        where = {"backend": made.backend.name, "device": made.backend.device}
-        self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **where)
+        self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **self.where)
         fields = {
-            **where,
+            "backend": made.backend.name,
+            "device": made.backend.device,
             "precision": made.backend.precision,
             "fastest": made.costs.summary(),
             "duration_s": round(loaded.duration_s, 3),
@@ -215,13 +217,12 @@ class Model:
     def _start_release(self, number: int, leaving: Engine) -> None:
         """Let `leaving` answer what it has taken. Unless another has its place, its entry stays until the next plan."""
         one = self._versions[number]
-        where = {"backend": leaving.backend.name, "device": leaving.backend.device}
         if one.engine is leaving:
             one.engine, one.fingerprint = self.serving.get(number), None
             if one.engine is None:
                 one.state, one.refusal, one.absence = State.UNLOADING, "", self._farewell
-        if one.engine is None or one.engine.backend.name != leaving.backend.name:
-            self._loader.metrics.unloaded(model=self.name, version=leaving.version, **where)
+        if one.engine is None:
+            self._loader.metrics.unloaded(model=self.name, version=leaving.version, **self._loader.where)
         task = asyncio.create_task(self._release(number, leaving))
         self._releasing[task] = leaving
         task.add_done_callback(self._released)

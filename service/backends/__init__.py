@@ -62,6 +62,11 @@ class Runtime:
     threads: int
     precision: Precision = "float32"
 
+    @property
+    def backend(self) -> BackendName:
+        """The one runtime, or `auto` if there is a choice."""
+        return "auto" if len(self.backends) > 1 else self.backends[0]
+
 
 def import_runtimes(backend: BackendName, precision: Precision) -> None:
     """Import what `choose_runtime` and `load_backend` will need, which takes a second, and start nothing."""
