@@ -1,4 +1,4 @@
-"""A service with its default settings and a model that takes its time; with SOAK in the environment, for longer."""
+"""A service, with default settings but for what a test is about, and a model that takes its time; SOAK: for longer."""
 
 from collections.abc import Iterator
 from pathlib import Path
