@@ -125,7 +125,6 @@ class Families:
             buckets=_SECONDS,
             registry=registry,
         )
-
         self.model_load_failures = Counter(
             "lstm_model_load_failures",
             "Model versions that were refused when they were to be served, each time",

@@ -27,6 +27,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from service import shared_values
 from service.families import NUM_RETIRED, BulkSummary, Families
@@ -46,7 +47,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # A creation time beside every counter would double the scrape.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client's
         self._registry = CollectorRegistry()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if self._multiprocess:
@@ -130,7 +131,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of all workers, of the versions that are shown. Satisfies prometheus_client's `Collector`."""
-        collector = MultiProcessCollector(None) if self._multiprocess else self._registry  # type: ignore[no-untyped-call]
+        collector: Collector = self._registry
+        if self._multiprocess:
+            collector = MultiProcessCollector(None)  # type: ignore[no-untyped-call]  # prometheus_client's
         families = [*collector.collect()]
         served = {  # maybe by another worker alone
             (sample.labels["model"], sample.labels["version"])

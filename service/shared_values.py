@@ -99,4 +99,4 @@ def forget(versions: Set[tuple[str, str]]) -> None:
 
 def forget_gauges(process_id: int) -> None:
     """Take what a process that has ended said of itself out of the scrape; what it counted stays."""
-    mark_process_dead(process_id)  # type: ignore[no-untyped-call]
+    mark_process_dead(process_id)  # type: ignore[no-untyped-call]  # prometheus_client's

@@ -271,7 +271,7 @@ class Model:
 
 
 def _give_back_memory() -> None:
-    """Have the C library return to the system what it keeps of what was freed, if it can; takes milliseconds.
+    """Have the C library return to the system what it keeps of what was freed, if it can; takes a millisecond.
 
     It keeps it in pieces for each thread: workers that are given versions for hours would grow.
     """

@@ -120,8 +120,8 @@ class Operator:
         self._wait_for(str(self._version + 1), "UNAVAILABLE", "model.onnx: content differs")
         self._post("toggled/load")
         shutil.rmtree(self._repository / "steady" / str(self._version + 1))
+        self.rss_mib.append(self._service.resident_mb())
         workers = self._service.serving_processes()
-        self.rss_mib.append(sum(map(rss_mib, workers)))
         self.descriptors.append(sum(len([*Path(f"/proc/{worker}/fd").iterdir()]) for worker in workers))
 
     def _wait_for(self, version: str, state: str, reason: str) -> None:
@@ -136,11 +136,6 @@ class Operator:
 
     def _post(self, action: str) -> None:
         httpx.post(f"{self._service.url}/v2/repository/models/{action}", json={}, timeout=30).raise_for_status()
-
-
-def rss_mib(process_id: int) -> float:
-    pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
 
 
 def reload_under_load(folder: Path, *, seconds: float, workers: int) -> tuple[Clients, Operator]:
