@@ -1,10 +1,11 @@
 """Both runtimes on CUDA, at batch sizes 1 to 4096, against the bare cuDNN call: `python -m bench gpu`.
 
-Not run yet: no machine with a GPU could be had. The service's own backends are measured, copies to the device and back
-included, beside `torch.nn.LSTM` (which is cuDNN) on data that already lies on the device: the ratio is what all around
-the LSTM costs. onnxruntime-gpu has to be installed in place of onnxruntime for the ONNX column.
+The service's own backends are measured, copies to the device and back included, beside `torch.nn.LSTM` (which is cuDNN)
+on data that already lies on the device: the ratio is what all around the LSTM costs. Both compute in float32, as the
+service does, not in TF32. onnxruntime-gpu has to be installed in place of onnxruntime for the ONNX column.
 """
 
+import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from service.backends import Backend, BackendError, Batch, Runtime, RuntimeName,
 
 BATCH_SIZES: Final = tuple(4**power for power in range(7))  # 1 to 4096
 RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnx", "torchscript")
+_OUTPUTS: Final = ("probabilities",)
 _WARM_UP_RUNS: Final = 5
 _RUNS: Final = 30
 
@@ -36,6 +38,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("python -m bench gpu needs a CUDA GPU, and torch finds none here", file=sys.stderr)
         return 1
+    torch.backends.cudnn.allow_tf32 = False  # of the bare call; the service's backends see to it themselves
     cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {cudnn}")
     with tempfile.TemporaryDirectory() as folder:
@@ -45,22 +48,27 @@ def main() -> int:
 
 
 def _measure_model(bundle: Bundle, model: ModelSize) -> None:
-    calls: dict[str, Callable[[int], Callable[[], object]]] = {"cuDNN": partial(_bare_call, model)}
+    backends: dict[RuntimeName, Backend] = {}
     for name in RUNTIMES:
         try:
-            backend = load_backend(bundle, name, Runtime((name,), "cuda", threads=1))
+            backends[name] = load_backend(bundle, name, Runtime((name,), "cuda", threads=1))
         except BackendError as error:
             print(f"{name}: {error}")
-            continue
-        calls[name] = partial(_service_call, backend, model)
+    on_cpu = load_backend(bundle, "onnx", Runtime(("onnx",), "cpu", threads=len(os.sched_getaffinity(0))))
     print(
-        f"\n{model.name}: median ms of a batch, and times the bare call\n{'batch':>6}",
-        *(f"{name:>20}" for name in calls),
+        f"\n{model.name}, {model.steps} steps: median ms of a batch, times the bare call, largest difference to the CPU"
     )
+    print(f"{'batch':>6} {'cuDNN':>9}", *(f"{name:>28}" for name in backends))
     for size in BATCH_SIZES:
-        times_ms = {name: _median_ms(make(size)) for name, make in calls.items()}
-        cells = (f"{value:>10.3f} ({value / times_ms['cuDNN']:>6.2f})" for value in times_ms.values())
-        print(f"{size:>6}", *(f"{cell:>20}" for cell in cells))
+        bare_ms = _median_ms(_bare_call(model, size))
+        batch = _random_batch(model, size)
+        expected = on_cpu.run(batch, _OUTPUTS)["probabilities"]
+        cells = []
+        for backend in backends.values():
+            difference = np.abs(backend.run(batch, _OUTPUTS)["probabilities"] - expected).max()
+            took_ms = _median_ms(partial(backend.run, batch, _OUTPUTS))
+            cells.append(f"{took_ms:>10.3f} ({took_ms / bare_ms:>5.2f}) {difference:>9.0e}")
+        print(f"{size:>6} {bare_ms:>9.3f}", *cells)
 
 
 def _bare_call(model: ModelSize, size: int) -> Callable[[], object]:
@@ -78,12 +86,11 @@ def _bare_call(model: ModelSize, size: int) -> Callable[[], object]:
     return call
 
 
-def _service_call(backend: Backend, model: ModelSize, size: int) -> Callable[[], object]:
-    """One run of the service's backend: from arrays of the host to probabilities of the host."""
+def _random_batch(model: ModelSize, size: int) -> Batch:
+    """Sequences in the host's memory, all of full length: what the service's backends take."""
     state = np.zeros((model.num_layers, size, model.hidden_size), np.float32)  # (L, B, H)
     sequences = np.random.default_rng(0).standard_normal((size, model.steps, model.input_size), np.float32)
-    batch = Batch(sequences, np.full(size, model.steps, np.int64), state, state)
-    return lambda: backend.run(batch, ("probabilities",))
+    return Batch(sequences, np.full(size, model.steps, np.int64), state, state)
 
 
 def _median_ms(call: Callable[[], object]) -> float:

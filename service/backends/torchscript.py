@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -28,6 +28,9 @@ class TorchScriptBackend:
                 self._module = torch.jit.load(content, map_location=runtime.device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{bundle.folder / TORCHSCRIPT}: torch refuses it: {error}") from error
+        if runtime.device == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # on by default, and it changes probabilities by 2e-4
+            _flatten_weights(self._module, bundle.manifest.hidden_size)
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
         """Run the module; return `outputs` by name."""
@@ -39,6 +42,22 @@ class TorchScriptBackend:
             results = self._module(*(torch.from_numpy(array).to(self.device) for array in inputs))
             by_name = dict(zip(self._outputs, results, strict=True))
             return {name: by_name[name].cpu().numpy() for name in outputs}
+
+
+def _flatten_weights(module: torch.jit.ScriptModule, hidden_size: int) -> None:
+    """Lay each LSTM's weights out in one piece of memory, as cuDNN takes them: else every call copies them together.
+
+    `nn.LSTM.flatten_parameters` does it for parameters; in a frozen module they are constants of the graph.
+    """
+    lstm = torch.backends.cudnn.rnn.get_cudnn_mode("LSTM")  # type: ignore[no-untyped-call]  # torch's
+    graph: Any = module.graph
+    for node in graph.findAllNodes("aten::lstm"):
+        constants = list(node.inputs())[2].node().inputs()
+        weights = [constant.toIValue() for constant in constants]  # (4*H, F), (4*H, H), (4*H), (4*H)
+        with torch.no_grad():
+            torch._cudnn_rnn_flatten_weight(  # noqa: SLF001  # as nn.LSTM does
+                weights, len(weights), weights[0].shape[1], lstm, hidden_size, 0, 1, True, False
+            )
 
 
 def cuda_missing() -> str:

@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.bundle import ONNX, ONNX_INT8, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
 from service import backends
 from service.backends import BackendError, Batch, Runtime, choose_runtime, load_backend
+from service.backends.torchscript import TorchScriptBackend, _flatten_weights
 from service.batcher import QueueLimits
 from service.engine import EngineLimits, load
 from service.policy import Limits
@@ -200,6 +202,36 @@ def test_int8_where_nothing_computes_in_it_is_an_error(
 ) -> None:
     with pytest.raises(BackendError, match="precision int8 needs backend onnx and device cpu, or auto"):
         choose_runtime(backend, device, threads=1, precision="int8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_laying_the_weights_in_one_piece_for_cudnn_reaches_every_lstm_and_changes_no_answer(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """cuDNN's own function runs on a GPU alone; this one, which does the same, shows what it is given."""
+    bundle = open_kind(repository, kind)
+    manifest = bundle.manifest
+    laid: list[tuple[int, int, int]] = []
+
+    def lay_in_one_piece(weights: list[torch.Tensor], stride: int, input_size: int, *sizes: int) -> None:
+        piece = torch.cat([weight.flatten() for weight in weights])
+        parts = piece.split([weight.numel() for weight in weights])
+        for weight, part in zip(weights, parts, strict=True):
+            weight.set_(part.view(weight.shape))  # type: ignore[call-overload]  # torch's stubs lack it
+        laid.append((stride, input_size, sizes[1]))
+
+    monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lay_in_one_piece)
+    monkeypatch.setattr("torch.backends.cudnn.rnn.get_cudnn_mode", lambda _: 2)
+    batch = make_batch(bundle, [3, 1, 5])
+    backend = load_backend(bundle, "torchscript", CPU)
+    assert isinstance(backend, TorchScriptBackend)
+    expected = load_backend(bundle, "torchscript", CPU).run(batch, manifest.outputs)
+    _flatten_weights(backend._module, manifest.hidden_size)
+    width = manifest.hidden_size * manifest.num_directions
+    inputs = [manifest.input_size, *[width] * (manifest.num_layers - 1)]
+    assert laid == [(4, size + 1, manifest.hidden_size) for size in inputs for _ in range(manifest.num_directions)]
+    for name, array in backend.run(batch, manifest.outputs).items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 @pytest.mark.parametrize("backend", FILES)
