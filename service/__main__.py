@@ -6,11 +6,13 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from service import logs
 from service.control import Control
+from service.cores import Cores
 from service.readiness import Readiness
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, available_cpus, load_settings
 from service.workers import Workers
 
 logger = logging.getLogger("service")
@@ -34,14 +36,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     count = settings.num_workers
     readiness, control = Readiness(count), Control(count)
     if count == 1:
-        return _serve(settings, listener, readiness, control, loads_first=False)
+        return _serve(settings, listener, readiness, control, None, loads_first=False)
+    cores = Cores(count, available_cpus())
     workers = Workers(
         count,
-        lambda _, replaces: _serve(settings, listener, readiness, control, loads_first=replaces),
+        lambda _, replaces: _serve(settings, listener, readiness, control, cores, loads_first=replaces),
         prepare=lambda: _import_all(settings),
         listener=listener,
         readiness=readiness,
         control=control,
+        cores=cores,
         hang_timeout_s=settings.hang_timeout_s,
         stop_timeout_s=settings.drain_timeout_s + 5,
     )
@@ -49,7 +53,13 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _serve(
-    settings: Settings, listener: socket.socket, readiness: Readiness, control: Control, *, loads_first: bool
+    settings: Settings,
+    listener: socket.socket,
+    readiness: Readiness,
+    control: Control,
+    cores: Cores | None,
+    *,
+    loads_first: bool,
 ) -> int:
     """Serve in this process."""
     from service.app import Service
@@ -60,6 +70,8 @@ def _serve(
         runtime = choose_runtime(
             settings.backend, settings.device, threads=settings.threads_per_worker, precision=settings.precision
         )
+        if cores is not None and runtime.device == "cpu" and settings.threads is None:
+            runtime = replace(runtime, cores=cores)
         service = Service(settings, runtime, readiness, control)
         Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()
     except (BackendError, SettingsError) as error:

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from time import perf_counter
@@ -14,6 +14,7 @@ import numpy as np
 from model.bundle import EXAMPLES, Bundle, BundleError
 from service import policy
 from service.backends import Array, Backend, Runtime, load_backend
+from service.backends.all_cores import MOST_THREADS, AllCoresBackend
 from service.backends.fastest import FastestBackend
 from service.batcher import Batcher, Computed, Outputs, QueueLimits
 from service.costs import Costs, Timings, measure
@@ -81,7 +82,12 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     tracer = Tracer(bundle)
     costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
     useful = {name: backends[name] for name in backends if name in costs.fastest_anywhere()}
-    backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
+    backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
+    if runtime.cores is not None:
+        threads = min(runtime.cores.number, MOST_THREADS)
+        if threads > runtime.threads and "onnx" in runtime.backends:
+            all_cores = load_backend(bundle, "onnx", replace(runtime, threads=threads))
+            backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
     return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     threads: Positive | None = Field(
         None,
-        description="threads of one model run; default: the CPUs that cgroup and affinity give, over the workers",
+        description="threads of one model run; default: the CPUs over the workers, and up to 4 while the others rest",
     )
     max_batch_size: Positive = Field(64, description="sequences in one model run, at most")
     max_batch_steps: Positive = Field(65_536, description="sequences x longest in one model run, at most")

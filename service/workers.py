@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from service.control import Control
+from service.cores import Cores
 from service.readiness import Readiness
 from service.shared_values import forget_gauges
 
@@ -38,6 +39,7 @@ class Workers:
         listener: socket.socket,
         readiness: Readiness,
         control: Control,
+        cores: Cores,
         hang_timeout_s: float,
         stop_timeout_s: float,
     ) -> None:
@@ -47,6 +49,7 @@ class Workers:
         self._prepare = prepare
         self._readiness = readiness
         self._control = control
+        self._cores = cores
         self._hang_timeout_s = hang_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._indices: dict[int, int] = {}  # by process id
@@ -77,6 +80,7 @@ class Workers:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._readiness.become_worker(index)
             self._control.become_worker(index)
+            self._cores.become_worker(index)
             status = self._serve(index, replaces)
         except BaseException:
             logger.exception("worker %d failed", index)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from service.cores import Cores
 
 Array = NDArray[np.float32]
 RuntimeName = Literal["onnx", "torchscript"]
@@ -55,12 +56,16 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Which runtimes may compute, and where. Of several, the faster one computes a batch."""
+    """Which runtimes may compute, and where. Of several, the faster one computes a batch.
+
+    `threads` are those of one run; `cores`, if it has a share of them only, are for a run while the others rest.
+    """
 
     backends: tuple[RuntimeName, ...]
     device: DeviceName
     threads: int
     precision: Precision = "float32"
+    cores: Cores | None = None
 
     @property
     def backend(self) -> BackendName:

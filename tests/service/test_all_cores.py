@@ -1,0 +1,171 @@
+"""`service.backends.all_cores`: a run gets all cores when it is long, the others rest, and it pays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_backend import STATE_SHAPE, FakeBackend
+from test_backends import KINDS, make_batch
+
+from model.bundle import open_bundle
+from service.backends import Array, Batch, Runtime, load_backend
+from service.backends import all_cores as module
+from service.backends.all_cores import AllCoresBackend
+from service.batcher import QueueLimits
+from service.cores import Cores
+from service.engine import EngineLimits, load
+from service.policy import Limits
+
+LIMITS = EngineLimits(Limits(8, 100), QueueLimits(9, 900), max_sequence_length=50, max_trace_values=99999)
+EXPECTED_S = 0.01  # of each run on one core
+
+
+class Machine:
+    """Two backends whose runs take as long as a test says, on a clock that only they and the test move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        self.took = 0.5  # of what one core takes, with all cores
+        self.neighbour = Cores(2, 2)
+        self.cores = Cores(2, 2)
+        self.cores._computed_s = self.neighbour._computed_s
+        self.neighbour.become_worker(1)
+        self.one, self.all = FakeBackend(), FakeBackend()
+        self.expected_s = EXPECTED_S
+        self.backend = AllCoresBackend(self.one, _Timed(self), lambda *_: self.expected_s, self.cores)
+        for name in ("perf_counter", "monotonic"):
+            monkeypatch.setattr(module, name, lambda: self.now_s)
+        monkeypatch.setattr("service.cores.monotonic", lambda: self.now_s)
+
+    def run(self, rows: int = 1) -> str:
+        """Run a batch; return who ran it."""
+        layers, hidden_size = STATE_SHAPE
+        state = np.zeros((layers, rows, hidden_size), np.float32)
+        before = len(self.all.batches)
+        self.backend.run(Batch(np.zeros((rows, 5, 2), np.float32), np.full(rows, 5), state, state), ["probabilities"])
+        return "all" if len(self.all.batches) > before else "one"
+
+    def runs_until_it_pauses(self) -> int:
+        """How often all cores are tried in vain."""
+        for tried in range(1000):
+            if self.run() == "one":
+                return tried
+        raise AssertionError("it never pauses")
+
+
+class _Timed(FakeBackend):
+    def __init__(self, machine: Machine) -> None:
+        super().__init__()
+        self._machine = machine
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+        self._machine.now_s += self._machine.took * self._machine.expected_s
+        return self._machine.all.run(batch, outputs)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_a_long_run_gets_all_cores_while_the_others_rest(machine: Machine) -> None:
+    assert [machine.run() for _ in range(50)] == ["all"] * 50
+
+
+def test_a_short_run_is_not_worth_waking_threads_for(machine: Machine) -> None:
+    machine.expected_s = 2e-4
+    assert machine.run() == "one"
+
+
+def test_while_another_worker_computes_or_has_lately_each_keeps_to_its_share(machine: Machine) -> None:
+    machine.neighbour.take()
+    assert machine.run() == "one"
+    machine.neighbour.give_back()
+    assert machine.run() == "one"
+    machine.now_s += 1
+    assert machine.run() == "all"
+
+
+def test_a_run_is_seen_by_the_others_while_it_lasts_and_when_it_failed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def fail(*_: object) -> dict[str, Array]:
+        seen.append(machine.neighbour.others_rest())
+        raise RuntimeError("the runtime fails")
+
+    monkeypatch.setattr(machine.all, "run", fail)
+    with pytest.raises(RuntimeError, match="the runtime fails"):
+        machine.run()
+    machine.now_s += 1
+    assert (seen, machine.neighbour.others_rest()) == ([False], True)
+
+
+def test_where_it_does_not_pay_it_is_tried_ever_more_rarely(machine: Machine) -> None:
+    machine.took = 1.1
+    pauses_s = []
+    for _ in range(9):
+        assert 0 < machine.runs_until_it_pauses() < 20
+        began_s = machine.now_s
+        while machine.run() == "one":
+            machine.now_s += 0.1
+        pauses_s.append(int(machine.now_s - began_s))
+    assert pauses_s == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+
+
+def test_where_it_pays_again_it_is_taken_up_again_for_good(machine: Machine) -> None:
+    machine.took = 1.1
+    for _ in range(4):
+        machine.runs_until_it_pauses()
+        machine.now_s += 64
+    machine.took = 0.5
+    assert [machine.run() for _ in range(30)] == ["all"] * 30
+    machine.took = 1.1
+    machine.runs_until_it_pauses()
+    machine.now_s += 1.1
+    assert machine.run() == "all", "its pauses begin anew with the shortest"
+
+
+def test_one_disturbed_run_in_ten_ends_nothing(machine: Machine) -> None:
+    for number in range(200):
+        machine.took = 50.0 if number % 10 == 9 else 0.6
+        assert machine.run() == "all", number
+
+
+def test_what_does_not_pay_for_one_sequence_may_pay_for_many(machine: Machine) -> None:
+    machine.took = 1.1
+    machine.runs_until_it_pauses()
+    machine.took = 0.5
+    assert (machine.run(rows=1), machine.run(rows=8)) == ("one", "all")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_all_cores_the_numbers_are_the_same(repository: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONG_RUN_S", 0.0)
+    bundle = open_bundle(repository / kind / "1")
+    loaded = load(bundle, Runtime(("onnx",), "cpu", 1, cores=Cores(2, 2)), LIMITS)
+    assert isinstance(loaded.backend, AllCoresBackend)
+    monkeypatch.setattr(loaded.backend, "_one", None)  # whoever asks it fails
+    batch = make_batch(bundle, [3, 1, 5, 2, 8])
+    expected = load_backend(bundle, "onnx", Runtime(("onnx",), "cpu", 1)).run(batch, bundle.manifest.outputs)
+    for name, array in loaded.backend.run(batch, bundle.manifest.outputs).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        Runtime(("onnx",), "cpu", 1),
+        Runtime(("onnx",), "cpu", 2, cores=Cores(2, 4)),
+        Runtime(("onnx",), "cpu", 4, cores=Cores(2, 8)),
+        Runtime(("torchscript",), "cpu", 1, cores=Cores(2, 2)),
+    ],
+)
+def test_who_has_no_share_or_a_large_one_or_no_onnx_runtime_computes_as_ever(
+    repository: Path, runtime: Runtime
+) -> None:
+    bundle = open_bundle(repository / "tiny" / "1")
+    expected = runtime.threads == 2  # of 4 cores, that are worth while
+    assert isinstance(load(bundle, runtime, LIMITS).backend, AllCoresBackend) == expected
