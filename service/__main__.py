@@ -35,9 +35,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return 1
     count = settings.num_workers
     readiness, control = Readiness(count), Control(count)
+    cores = Cores(count, settings.threads or available_cpus())
     if count == 1:
-        return _serve(settings, listener, readiness, control, None, loads_first=False)
-    cores = Cores(count, available_cpus())
+        return _serve(settings, listener, readiness, control, cores, loads_first=False)
     workers = Workers(
         count,
         lambda _, replaces: _serve(settings, listener, readiness, control, cores, loads_first=replaces),
@@ -57,7 +57,7 @@ def _serve(
     listener: socket.socket,
     readiness: Readiness,
     control: Control,
-    cores: Cores | None,
+    cores: Cores,
     *,
     loads_first: bool,
 ) -> int:
@@ -70,7 +70,7 @@ def _serve(
         runtime = choose_runtime(
             settings.backend, settings.device, threads=settings.threads_per_worker, precision=settings.precision
         )
-        if cores is not None and runtime.device == "cpu" and settings.threads is None:
+        if available_cpus() > 1:
             runtime = replace(runtime, cores=cores)
         service = Service(settings, runtime, readiness, control)
         Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()

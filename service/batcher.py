@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from service import policy
 from service.backends import Array, Backend, Batch
+from service.busy_poll import BusyPoll
+from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
 from service.policy import Cost, Limits
@@ -100,10 +102,12 @@ class Batcher:
         queue_limits: QueueLimits,
         metrics: ModelMetrics,
         cost: Cost | None = None,
+        cores: Cores | None = None,
     ) -> None:
         """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H).
 
         `cost` says what a run is expected to take. Without it none is short enough for the event loop's thread.
+        `cores`: where the other workers see that this one computes.
         """
         self._backend = backend
         self._state_shape = state_shape
@@ -111,6 +115,8 @@ class Batcher:
         self._queue_limits = queue_limits
         self._metrics = metrics
         self._cost = cost
+        self._cores = cores
+        self._busy_poll = BusyPoll(cores) if cores is not None else None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._waiting: list[_Part] = []
@@ -280,6 +286,8 @@ class Batcher:
     def _run(self, parts: list[_Part]) -> None:
         """Compute `parts` here if that takes no longer than handing them over, else in the backend's thread."""
         dispatched = perf_counter()
+        if self._cores is not None:
+            self._cores.take()
         if self._is_short(parts):
             try:
                 done = self._compute(parts, dispatched)
@@ -328,6 +336,10 @@ class Batcher:
         self._finish()
 
     def _finish(self) -> None:
+        if self._cores is not None:
+            self._cores.give_back()
+        if self._busy_poll is not None and len(self._running) == 1 and not self._waiting:
+            self._busy_poll.begin()
         self._running = []
         self._wake()
 

@@ -12,7 +12,7 @@ class Cores:
     """When each worker computed last. Made before the workers are forked, in memory that they share."""
 
     def __init__(self, workers: int, number: int) -> None:
-        """`number`: the cores that there are for all workers together."""
+        """`number`: how many of the cores one run may take while the other workers rest."""
         self.number = number
         self._computed_s = memoryview(mmap.mmap(-1, 8 * workers)).cast("d")  # infinite while a worker computes
         self._mine = 0

@@ -17,6 +17,7 @@ from service.backends import Array, Backend, Runtime, load_backend
 from service.backends.all_cores import MOST_THREADS, AllCoresBackend
 from service.backends.fastest import FastestBackend
 from service.batcher import Batcher, Computed, Outputs, QueueLimits
+from service.cores import Cores
 from service.costs import Costs, Timings, measure
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError, TooLarge
 from service.metrics import Metrics
@@ -36,6 +37,7 @@ class Loaded:
     tracer: Tracer
     examples: bytes
     duration_s: float
+    cores: Cores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,12 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
     useful = {name: backends[name] for name in backends if name in costs.fastest_anywhere()}
     backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
-    if runtime.cores is not None:
+    if runtime.cores is not None and runtime.device == "cpu":
         threads = min(runtime.cores.number, MOST_THREADS)
         if threads > runtime.threads and "onnx" in runtime.backends:
             all_cores = load_backend(bundle, "onnx", replace(runtime, threads=threads))
             backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
-    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
+    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start, runtime.cores)
 
 
 def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
@@ -186,6 +188,7 @@ class Engine:
             queue_limits=limits.queue,
             metrics=self.metrics,
             cost=loaded.costs,
+            cores=loaded.cores,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
         self.in_use = _Users()

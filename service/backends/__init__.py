@@ -58,7 +58,7 @@ class Backend(Protocol):
 class Runtime:
     """Which runtimes may compute, and where. Of several, the faster one computes a batch.
 
-    `threads` are those of one run; `cores`, if it has a share of them only, are for a run while the others rest.
+    `threads` are those of one run; `cores`, if there are several, are shared with other workers.
     """
 
     backends: tuple[RuntimeName, ...]

@@ -46,16 +46,12 @@ class AllCoresBackend:
         rows, steps, _ = batch.sequences.shape
         expected_s, habit = self._cost(rows, steps), self._habits[rows.bit_length()]
         is_worth_it = expected_s > _LONG_RUN_S and habit.not_before_s < monotonic() and self._cores.others_rest()
-        self._cores.take()
-        try:
-            if not is_worth_it:
-                return self._one.run(batch, outputs)
-            began_s = perf_counter()
-            results = self._all.run(batch, outputs)
-            habit.learn((perf_counter() - began_s) / expected_s)
-            return results
-        finally:
-            self._cores.give_back()
+        if not is_worth_it:
+            return self._one.run(batch, outputs)
+        began_s = perf_counter()
+        results = self._all.run(batch, outputs)
+        habit.learn((perf_counter() - began_s) / expected_s)
+        return results
 
 
 class _Habit:

@@ -41,7 +41,7 @@ def test_a_run_that_hangs_gets_its_504_and_its_worker_is_replaced(tmp_path: Path
     with running_service(tmp_path, *settings) as service:
         service.wait_until("/health/ready", 200)
         before = service.serving_processes()
-        endless = {"sequences": np.zeros((1, 10_000, 2)).tolist()}
+        endless = {"sequences": np.zeros((6, 10_000, 2)).tolist()}
         answer = httpx.post(f"{service.url}/v1/predict", json=endless, timeout=LIMIT_S)
         assert (answer.status_code, "time ran out" in answer.text) == (504, True)
         wait_until(lambda: httpx.get(f"{service.url}/health/live", timeout=LIMIT_S).status_code == 503, service)

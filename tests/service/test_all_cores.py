@@ -87,22 +87,6 @@ def test_while_another_worker_computes_or_has_lately_each_keeps_to_its_share(mac
     assert machine.run() == "all"
 
 
-def test_a_run_is_seen_by_the_others_while_it_lasts_and_when_it_failed(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[bool] = []
-
-    def fail(*_: object) -> dict[str, Array]:
-        seen.append(machine.neighbour.others_rest())
-        raise RuntimeError("the runtime fails")
-
-    monkeypatch.setattr(machine.all, "run", fail)
-    with pytest.raises(RuntimeError, match="the runtime fails"):
-        machine.run()
-    machine.now_s += 1
-    assert (seen, machine.neighbour.others_rest()) == ([False], True)
-
-
 def test_where_it_does_not_pay_it_is_tried_ever_more_rarely(machine: Machine) -> None:
     machine.took = 1.1
     pauses_s = []
@@ -160,6 +144,7 @@ def test_on_all_cores_the_numbers_are_the_same(repository: Path, kind: str, monk
         Runtime(("onnx",), "cpu", 1),
         Runtime(("onnx",), "cpu", 2, cores=Cores(2, 4)),
         Runtime(("onnx",), "cpu", 4, cores=Cores(2, 8)),
+        Runtime(("onnx",), "cpu", 1, cores=Cores(1, 1)),
         Runtime(("torchscript",), "cpu", 1, cores=Cores(2, 2)),
     ],
 )
