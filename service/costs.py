@@ -20,6 +20,9 @@ from service.policy import Limits
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
 _BUDGET_S = 0.7  # a runtime's; after that no larger shape is begun
 _KNOWN_SHAPES = 65_536
+# How much less time another runtime must take than the one that is the fastest at most shapes: to change between them
+# costs their weights' place in the cache, and what differs by less is noise.
+_WORTH_A_CHANGE = 0.9
 _STEPS = 64  # at least: of a few steps, what a run costs besides would be taken for what a step costs
 
 # (rows, steps) → seconds of a run
@@ -27,21 +30,23 @@ Timings = Mapping[tuple[int, int], float]
 
 
 class Costs:
-    """What a run of any shape is expected to take by the runtime that is the fastest for it."""
+    """What a run of any shape is expected to take, by the runtime that is to compute it."""
 
     def __init__(self, timings: Mapping[RuntimeName, Timings]) -> None:
         """Take the timings of at least one runtime, at least one of each."""
         self.timings = timings
         self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
+        shapes = {shape for of_one in timings.values() for shape in of_one}
+        ((self._usual, _),) = Counter(self._least(*shape) for shape in shapes).most_common(1)
         # A batch is put together by asking for dozens of shapes, nearly all of which have been asked for before.
-        self._known = lru_cache(_KNOWN_SHAPES)(self._least)
+        self._known = lru_cache(_KNOWN_SHAPES)(self._choose)
 
     def __call__(self, rows: int, steps: int) -> float:
         """Seconds that a run of `rows` sequences of `steps` is expected to take. Satisfies `policy.Cost`."""
-        return self._known(rows, steps)
+        return self._known(rows, steps)[1]
 
     def summary(self) -> str:
-        """Which runtime was the fastest how often, for the log."""
+        """Which runtime is to compute how many of the shapes that were timed, for the log."""
         shapes = {shape for of_one in self.timings.values() for shape in of_one}
         wins = Counter(self.fastest(*shape) for shape in shapes)
         return ", ".join(f"{name} for {count} of {len(shapes)} shapes" for name, count in sorted(wins.items()))
@@ -54,15 +59,20 @@ class Costs:
             for name, of_one in self.timings.items()
         )
 
-    def _least(self, rows: int, steps: int) -> float:
-        return min(estimate(rows, steps) for estimate in self._estimates.values())
-
     def fastest(self, rows: int, steps: int) -> RuntimeName:
-        """The runtime that is expected to take the least."""
+        """The runtime that is to compute such a run: the usual one, unless another is clearly faster."""
+        return self._known(rows, steps)[0]
+
+    def _choose(self, rows: int, steps: int) -> tuple[RuntimeName, float]:
+        name = self._least(rows, steps)
+        least_s, usual_s = (self._estimates[one](rows, steps) for one in (name, self._usual))
+        return (name, least_s) if least_s < _WORTH_A_CHANGE * usual_s else (self._usual, usual_s)
+
+    def _least(self, rows: int, steps: int) -> RuntimeName:
         return min(self._estimates, key=lambda name: self._estimates[name](rows, steps))
 
     def fastest_anywhere(self) -> set[RuntimeName]:
-        """Every runtime that is the fastest for some shape that was timed."""
+        """Every runtime that is to compute some shape that was timed."""
         return {self.fastest(*shape) for of_one in self.timings.values() for shape in of_one}
 
 
