@@ -39,8 +39,10 @@ def main() -> int:
         print("python -m bench gpu needs a CUDA GPU, and torch finds none here", file=sys.stderr)
         return 1
     torch.backends.cudnn.allow_tf32 = False  # of the bare call; the service's backends see to it themselves
+    import onnxruntime as ort
+
     cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {cudnn}")
+    print(f"{torch.cuda.get_device_name()}, onnxruntime {ort.__version__}, torch {torch.__version__}, cuDNN {cudnn}")
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS.values():
             _measure_model(ensure_model(Path(folder), model), model)

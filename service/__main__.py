@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return 1
     count = settings.num_workers
     readiness, control = Readiness(count), Control(count)
-    cores = Cores(count, settings.threads or available_cpus())
+    cores = Cores(count, available_cpus(whole=True))
     if count == 1:
         return _serve(settings, listener, readiness, control, cores, loads_first=False)
     workers = Workers(
@@ -70,8 +70,8 @@ def _serve(
         runtime = choose_runtime(
             settings.backend, settings.device, threads=settings.threads_per_worker, precision=settings.precision
         )
-        if available_cpus() > 1:
-            runtime = replace(runtime, cores=cores)
+        lone_threads = settings.lone_threads if runtime.device == "cpu" else runtime.threads
+        runtime = replace(runtime, cores=cores, lone_threads=lone_threads, spins=settings.threads_have_cores)
         service = Service(settings, runtime, readiness, control)
         Server(service, listener, drain_timeout_s=settings.drain_timeout_s, loads_first=loads_first).run()
     except (BackendError, SettingsError) as error:

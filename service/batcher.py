@@ -107,7 +107,7 @@ class Batcher:
         """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H).
 
         `cost` says what a run is expected to take. Without it none is short enough for the event loop's thread.
-        `cores`: where the other workers see that this one computes.
+        `cores`: where the other workers, and other models' batchers in this one, see that it computes.
         """
         self._backend = backend
         self._state_shape = state_shape
@@ -116,7 +116,7 @@ class Batcher:
         self._metrics = metrics
         self._cost = cost
         self._cores = cores
-        self._busy_poll = BusyPoll(cores) if cores is not None else None
+        self._busy_poll = BusyPoll(cores) if cores is not None and cores.number > 1 else None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._waiting: list[_Part] = []

@@ -1,7 +1,8 @@
 """Busy polling: who has just answered a lone request looks for the next one for a moment before it sleeps.
 
-To wake a core, its clock and its caches takes longer than to answer a small request: for a client that asks again at
-once the answer came after 0.10 ms instead of 0.15, and for less CPU time. Nobody polls while another worker computes.
+To wake a core, its clock and its caches takes longer than to answer a small request: a client that asks again at once
+has its answer after 0.10 ms instead of 0.15, for less CPU time; any other lone request costs 50 us of CPU more. It is
+not done where another worker computes.
 """
 
 import asyncio
@@ -22,9 +23,12 @@ class BusyPoll:
         self._polls = False
 
     def begin(self) -> None:
-        """Poll from now on for a moment, if the other workers rest."""
+        """Poll from now on for a moment, if all workers rest."""
+        if not self._cores.all_rest_but_for(0):
+            self._until_s = 0.0
+            return
         self._until_s = perf_counter() + _DURATION_S
-        if not self._polls and self._cores.others_rest():
+        if not self._polls:
             self._polls = True
             self._loop.call_soon(self._look_again)
 

@@ -48,7 +48,7 @@ class Costs:
     def summary(self) -> str:
         """Which runtime is to compute how many of the shapes that were timed, for the log."""
         shapes = {shape for of_one in self.timings.values() for shape in of_one}
-        wins = Counter(self.fastest(*shape) for shape in shapes)
+        wins = Counter(self.chosen(*shape) for shape in shapes)
         return ", ".join(f"{name} for {count} of {len(shapes)} shapes" for name, count in sorted(wins.items()))
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Costs:
             for name, of_one in self.timings.items()
         )
 
-    def fastest(self, rows: int, steps: int) -> RuntimeName:
+    def chosen(self, rows: int, steps: int) -> RuntimeName:
         """The runtime that is to compute such a run: the usual one, unless another is clearly faster."""
         return self._known(rows, steps)[0]
 
@@ -71,9 +71,9 @@ class Costs:
     def _least(self, rows: int, steps: int) -> RuntimeName:
         return min(self._estimates, key=lambda name: self._estimates[name](rows, steps))
 
-    def fastest_anywhere(self) -> set[RuntimeName]:
+    def chosen_anywhere(self) -> set[RuntimeName]:
         """Every runtime that is to compute some shape that was timed."""
-        return {self.fastest(*shape) for of_one in self.timings.values() for shape in of_one}
+        return {self.chosen(*shape) for of_one in self.timings.values() for shape in of_one}
 
 
 class _Estimate:

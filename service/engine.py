@@ -14,7 +14,7 @@ import numpy as np
 from model.bundle import EXAMPLES, Bundle, BundleError
 from service import policy
 from service.backends import Array, Backend, Runtime, load_backend
-from service.backends.all_cores import MOST_THREADS, AllCoresBackend
+from service.backends.all_cores import AllCoresBackend
 from service.backends.fastest import FastestBackend
 from service.batcher import Batcher, Computed, Outputs, QueueLimits
 from service.cores import Cores
@@ -37,7 +37,6 @@ class Loaded:
     tracer: Tracer
     examples: bytes
     duration_s: float
-    cores: Cores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +82,13 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     backends = {name: load_backend(bundle, name, runtime) for name in runtime.backends}
     tracer = Tracer(bundle)
     costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
-    useful = {name: backends[name] for name in backends if name in costs.fastest_anywhere()}
+    useful = {name: backends[name] for name in backends if name in costs.chosen_anywhere()}
     backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
-    if runtime.cores is not None and runtime.device == "cpu":
-        threads = min(runtime.cores.number, MOST_THREADS)
-        if threads > runtime.threads and "onnx" in runtime.backends:
-            all_cores = load_backend(bundle, "onnx", replace(runtime, threads=threads))
-            backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
-    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start, runtime.cores)
+    if runtime.cores is not None and runtime.lone_threads > runtime.threads and "onnx" in runtime.backends:
+        all_cores = load_backend(bundle, "onnx", replace(runtime, threads=runtime.lone_threads, spins=True))
+        measure(all_cores, bundle.manifest, _ONE_ROW, max_steps=1)  # its first run takes longer than others
+        backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
+    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
 
 def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
@@ -100,6 +98,7 @@ def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
 
 
+_ONE_ROW = Limits(1, 1)
 _PROBABILITIES = frozenset({"probabilities"})
 _SERIALS = count()
 
@@ -169,7 +168,7 @@ class _Users:
 class Engine:
     """Answers for one model version. Belongs to the event loop that it was made on."""
 
-    def __init__(self, loaded: Loaded, *, limits: EngineLimits, metrics: Metrics) -> None:
+    def __init__(self, loaded: Loaded, *, limits: EngineLimits, metrics: Metrics, cores: Cores | None = None) -> None:
         self.serial = next(_SERIALS)  # no other engine of this process ever has the same
         self.manifest = loaded.bundle.manifest
         self.examples = loaded.examples
@@ -188,7 +187,7 @@ class Engine:
             queue_limits=limits.queue,
             metrics=self.metrics,
             cost=loaded.costs,
-            cores=loaded.cores,
+            cores=cores,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
         self.in_use = _Users()

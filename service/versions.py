@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -78,18 +77,25 @@ class Loader:
         bundle = await asyncio.to_thread(open_bundle, self.repository / name / str(number))
         if replaces is not None and replaces.manifest == bundle.manifest:  # with the hash of every file
             return replaces
-        load = partial(engine.load, bundle, self._runtime, self._limits)
+        cores = self._runtime.cores
+        if cores is not None:
+            cores.take()
         try:
-            loaded = await asyncio.to_thread(load)
+            loaded = await asyncio.to_thread(engine.load, bundle, self._runtime, self._limits)
         except BackendError as error:
             self.device_fault = error
             raise BundleError(str(error)) from error
-        made = Engine(loaded, limits=self._limits, metrics=self.metrics)
+        finally:
+            if cores is not None:
+                cores.give_back()
+        made = Engine(loaded, limits=self._limits, metrics=self.metrics, cores=cores)
         self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **self.where)
         fields = {
             "backend": made.backend.name,
             "device": made.backend.device,
             "precision": made.backend.precision,
+            "threads": self._runtime.threads,
+            "lone_threads": max(self._runtime.threads, self._runtime.lone_threads),
             "fastest": made.costs.summary(),
             "duration_s": round(loaded.duration_s, 3),
         }

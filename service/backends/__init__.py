@@ -56,9 +56,10 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Which runtimes may compute, and where. Of several, the faster one computes a batch.
+    """Which runtimes may compute, and where. Of several, each batch is computed by the one that suits it.
 
-    `threads` are those of one run; `cores`, if there are several, are shared with other workers.
+    `threads` are those of one run, `lone_threads` those of one while nothing else is computed on `cores`, which the
+    workers share. `spins`: whether `threads` find a core each, so that they need not sleep within a run.
     """
 
     backends: tuple[RuntimeName, ...]
@@ -66,6 +67,8 @@ class Runtime:
     threads: int
     precision: Precision = "float32"
     cores: Cores | None = None
+    lone_threads: int = 1
+    spins: bool = False
 
     @property
     def backend(self) -> BackendName:

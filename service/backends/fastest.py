@@ -1,4 +1,4 @@
-"""Several runtimes of one model: each batch is computed by the one that was measured to be fastest at its shape."""
+"""Several runtimes of one model: each batch is computed by the one that `service.costs` chose for its shape."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,4 +22,4 @@ class FastestBackend:
     def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph; return `outputs` by name."""
         rows, steps, _ = batch.sequences.shape
-        return self._backends[self._costs.fastest(rows, steps)].run(batch, outputs)
+        return self._backends[self._costs.chosen(rows, steps)].run(batch, outputs)

@@ -38,7 +38,7 @@ class OnnxBackend:
         except ValueError as error:
             raise BundleError(f"{bundle.folder / file}: no graph of ours: {error}") from error
         try:
-            self._session = ort.InferenceSession(content, _session_options(runtime.threads), providers=providers)
+            self._session = ort.InferenceSession(content, _session_options(runtime), providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no class but Exception
             raise BundleError(f"{bundle.folder / file}: onnxruntime refuses it: {error}") from error
         # Without its libraries or a device, CUDA is left out with no more than a warning.
@@ -71,13 +71,13 @@ def _precision(bundle: Bundle, runtime: Runtime) -> Precision:
     return runtime.precision
 
 
-def _session_options(threads: int) -> ort.SessionOptions:
+def _session_options(runtime: Runtime) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
     # The steps of an LSTM are too short to sleep between: with two threads a run took 960 us, and 460 where they spin.
     # Between runs they sleep, since the event loop needs their cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if runtime.spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return options

@@ -1,4 +1,4 @@
-"""`service.backends.all_cores`: a run gets all cores when it is long, the others rest, and it pays."""
+"""`service.backends.all_cores`: a run gets all cores when it is long, nothing else is computed, and it pays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from fake_backend import STATE_SHAPE, FakeBackend
 from test_backends import KINDS, make_batch
 
 from model.bundle import open_bundle
-from service.backends import Array, Batch, Runtime, load_backend
+from service.backends import Array, Batch, Precision, Runtime, load_backend
 from service.backends import all_cores as module
 from service.backends.all_cores import AllCoresBackend
 from service.batcher import QueueLimits
@@ -31,25 +31,28 @@ class Machine:
         self.cores = Cores(2, 2)
         self.cores._computed_s = self.neighbour._computed_s
         self.neighbour.become_worker(1)
-        self.one, self.all = FakeBackend(), FakeBackend()
+        self.share, self.all = FakeBackend(), FakeBackend()
         self.expected_s = EXPECTED_S
-        self.backend = AllCoresBackend(self.one, _Timed(self), lambda *_: self.expected_s, self.cores)
+        self.backend = AllCoresBackend(self.share, _Timed(self), lambda *_: self.expected_s, self.cores)
         for name in ("perf_counter", "monotonic"):
             monkeypatch.setattr(module, name, lambda: self.now_s)
         monkeypatch.setattr("service.cores.monotonic", lambda: self.now_s)
 
-    def run(self, rows: int = 1) -> str:
-        """Run a batch; return who ran it."""
+    def run(self, rows: int = 1, steps: int = 5) -> str:
+        """Run a batch as a batcher does; return who ran it."""
         layers, hidden_size = STATE_SHAPE
         state = np.zeros((layers, rows, hidden_size), np.float32)
         before = len(self.all.batches)
-        self.backend.run(Batch(np.zeros((rows, 5, 2), np.float32), np.full(rows, 5), state, state), ["probabilities"])
-        return "all" if len(self.all.batches) > before else "one"
+        sequences = np.zeros((rows, steps, 2), np.float32)
+        self.cores.take()
+        self.backend.run(Batch(sequences, np.full(rows, steps), state, state), ["probabilities"])
+        self.cores.give_back()
+        return "all" if len(self.all.batches) > before else "share"
 
     def runs_until_it_pauses(self) -> int:
         """How often all cores are tried in vain."""
         for tried in range(1000):
-            if self.run() == "one":
+            if self.run() == "share":
                 return tried
         raise AssertionError("it never pauses")
 
@@ -73,17 +76,27 @@ def test_a_long_run_gets_all_cores_while_the_others_rest(machine: Machine) -> No
     assert [machine.run() for _ in range(50)] == ["all"] * 50
 
 
-def test_a_short_run_is_not_worth_waking_threads_for(machine: Machine) -> None:
-    machine.expected_s = 2e-4
-    assert machine.run() == "one"
+@pytest.mark.parametrize("expected_s", [2e-4, 0.2])
+def test_a_run_that_is_not_worth_waking_threads_for_or_takes_long_keeps_to_its_share(
+    machine: Machine, expected_s: float
+) -> None:
+    machine.expected_s = expected_s
+    assert machine.run() == "share"
 
 
 def test_while_another_worker_computes_or_has_lately_each_keeps_to_its_share(machine: Machine) -> None:
     machine.neighbour.take()
-    assert machine.run() == "one"
+    assert machine.run() == "share"
     machine.neighbour.give_back()
-    assert machine.run() == "one"
+    assert machine.run() == "share"
     machine.now_s += 1
+    assert machine.run() == "all"
+
+
+def test_while_another_model_of_this_worker_computes_each_keeps_to_its_share(machine: Machine) -> None:
+    machine.cores.take()
+    assert machine.run() == "share"
+    machine.cores.give_back()
     assert machine.run() == "all"
 
 
@@ -93,7 +106,7 @@ def test_where_it_does_not_pay_it_is_tried_ever_more_rarely(machine: Machine) ->
     for _ in range(9):
         assert 0 < machine.runs_until_it_pauses() < 20
         began_s = machine.now_s
-        while machine.run() == "one":
+        while machine.run() == "share":
             machine.now_s += 0.1
         pauses_s.append(int(machine.now_s - began_s))
     assert pauses_s == [1, 2, 4, 8, 16, 32, 64, 64, 64]
@@ -118,39 +131,49 @@ def test_one_disturbed_run_in_ten_ends_nothing(machine: Machine) -> None:
         assert machine.run() == "all", number
 
 
-def test_what_does_not_pay_for_one_sequence_may_pay_for_many(machine: Machine) -> None:
+def test_what_does_not_pay_for_one_short_sequence_may_pay_for_many_or_long_ones(machine: Machine) -> None:
     machine.took = 1.1
     machine.runs_until_it_pauses()
     machine.took = 0.5
-    assert (machine.run(rows=1), machine.run(rows=8)) == ("one", "all")
+    assert [machine.run(), machine.run(rows=8), machine.run(steps=50)] == ["share", "all", "all"]
+
+
+def test_it_has_the_name_of_whatever_computes() -> None:
+    both, cores = [FakeBackend(), FakeBackend()], Cores(2, 2)
+    assert AllCoresBackend(*both, lambda *_: 1.0, cores).name == "onnx"
+    both[0].name = "torchscript"
+    assert AllCoresBackend(*both, lambda *_: 1.0, cores).name == "auto"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_all_cores_the_numbers_are_the_same(repository: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONG_RUN_S", 0.0)
-    bundle = open_bundle(repository / kind / "1")
-    loaded = load(bundle, Runtime(("onnx",), "cpu", 1, cores=Cores(2, 2)), LIMITS)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("int8", 0.0)])
+def test_on_all_cores_the_numbers_are_the_same(
+    repository: Path, kind: str, precision: Precision, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WORTH_WAKING_S", 0.0)
+    bundle, cores = open_bundle(repository / kind / "1"), Cores(2, 2)
+    runtime = Runtime(("onnx",), "cpu", 1, precision, cores, lone_threads=2)
+    loaded = load(bundle, runtime, LIMITS)
     assert isinstance(loaded.backend, AllCoresBackend)
-    monkeypatch.setattr(loaded.backend, "_one", None)  # whoever asks it fails
+    monkeypatch.setattr(loaded.backend, "_share", None)  # whoever asks it fails
     batch = make_batch(bundle, [3, 1, 5, 2, 8])
-    expected = load_backend(bundle, "onnx", Runtime(("onnx",), "cpu", 1)).run(batch, bundle.manifest.outputs)
+    expected = load_backend(bundle, "onnx", Runtime(("onnx",), "cpu", 1, precision)).run(batch, bundle.manifest.outputs)
+    cores.take()
     for name, array in loaded.backend.run(batch, bundle.manifest.outputs).items():
-        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize(
-    "runtime",
+    ("runtime", "is_shared"),
     [
-        Runtime(("onnx",), "cpu", 1),
-        Runtime(("onnx",), "cpu", 2, cores=Cores(2, 4)),
-        Runtime(("onnx",), "cpu", 4, cores=Cores(2, 8)),
-        Runtime(("onnx",), "cpu", 1, cores=Cores(1, 1)),
-        Runtime(("torchscript",), "cpu", 1, cores=Cores(2, 2)),
+        (Runtime(("onnx",), "cpu", 2, cores=Cores(2, 4), lone_threads=4), True),
+        (Runtime(("onnx",), "cpu", 4, cores=Cores(2, 8), lone_threads=4), False),
+        (Runtime(("onnx",), "cpu", 1, lone_threads=4), False),
+        (Runtime(("torchscript",), "cpu", 1, cores=Cores(2, 2), lone_threads=2), False),
     ],
 )
-def test_who_has_no_share_or_a_large_one_or_no_onnx_runtime_computes_as_ever(
-    repository: Path, runtime: Runtime
+def test_whose_share_is_less_than_all_and_who_has_onnx_runtime_may_compute_on_all_cores(
+    repository: Path, runtime: Runtime, is_shared: bool
 ) -> None:
-    bundle = open_bundle(repository / "tiny" / "1")
-    expected = runtime.threads == 2  # of 4 cores, that are worth while
-    assert isinstance(load(bundle, runtime, LIMITS).backend, AllCoresBackend) == expected
+    loaded = load(open_bundle(repository / "tiny" / "1"), runtime, LIMITS)
+    assert isinstance(loaded.backend, AllCoresBackend) == is_shared

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -228,6 +228,10 @@ def test_laying_the_weights_in_one_piece_for_cudnn_reaches_every_lstm_and_change
     expected = load_backend(bundle, "torchscript", CPU).run(batch, manifest.outputs)
     _flatten_weights(backend._module, manifest.hidden_size)
     width = manifest.hidden_size * manifest.num_directions
+    graph: Any = backend._module.graph
+    for node in graph.findAllNodes("aten::lstm"):
+        weights = [constant.toIValue() for constant in list(node.inputs())[2].node().inputs()]
+        assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
     inputs = [manifest.input_size, *[width] * (manifest.num_layers - 1)]
     assert laid == [(4, size + 1, manifest.hidden_size) for size in inputs for _ in range(manifest.num_directions)]
     for name, array in backend.run(batch, manifest.outputs).items():

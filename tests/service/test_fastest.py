@@ -98,7 +98,7 @@ def test_a_model_that_both_runtimes_compute_is_described_and_answers(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.Runtime", lambda *_: BOTH)
-    monkeypatch.setattr(Costs, "fastest_anywhere", lambda _: {"onnx", "torchscript"})
+    monkeypatch.setattr(Costs, "chosen_anywhere", lambda _: {"onnx", "torchscript"})
 
     async def run() -> None:
         async with serving(repository) as served:

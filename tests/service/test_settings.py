@@ -141,22 +141,22 @@ V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 
 
 @pytest.mark.parametrize(
-    ("files", "cpus"),
+    ("files", "cpus", "whole"),
     [
-        ({V2: "max 100000\n"}, 8),
-        ({V2: "150000 100000\n"}, 2),
-        ({V2: "400000 100000\n"}, 4),
-        ({V2: "10000 100000\n"}, 1),
-        ({V2: "6400000 100000\n"}, 8),
-        ({V2: "nonsense"}, 8),
-        ({V1[0]: "150000\n", V1[1]: "100000\n"}, 2),
-        ({V1[0]: "-1\n", V1[1]: "100000\n"}, 8),
-        ({V1[0]: "150000\n"}, 8),
-        ({}, 8),
+        ({V2: "max 100000\n"}, 8, 8),
+        ({V2: "150000 100000\n"}, 2, 1),
+        ({V2: "400000 100000\n"}, 4, 4),
+        ({V2: "10000 100000\n"}, 1, 1),
+        ({V2: "6400000 100000\n"}, 8, 8),
+        ({V2: "nonsense"}, 8, 8),
+        ({V1[0]: "150000\n", V1[1]: "100000\n"}, 2, 1),
+        ({V1[0]: "-1\n", V1[1]: "100000\n"}, 8, 8),
+        ({V1[0]: "150000\n"}, 8, 8),
+        ({}, 8, 8),
     ],
 )
 def test_cpus_are_the_affinity_capped_by_the_quota(
-    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, str], cpus: int, whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
@@ -164,13 +164,24 @@ def test_cpus_are_the_affinity_capped_by_the_quota(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert available_cpus(tmp_path) == cpus
+    assert available_cpus(tmp_path, whole=True) == whole
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (3, 2), (8, 1), (20, 1)])
 def test_cpus_are_shared_out_over_the_workers(workers: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.settings.available_cpus", lambda: 8)
-    assert load_settings([f"--workers={workers}"], {}).threads_per_worker == threads
-    assert load_settings([f"--workers={workers}", "--threads=5"], {}).threads_per_worker == 5
+    monkeypatch.setattr("service.settings.available_cpus", lambda **_: 8)
+    settings = load_settings([f"--workers={workers}"], {})
+    assert (settings.threads_per_worker, settings.lone_threads) == (threads, max(4, threads))
+    assert settings.threads_have_cores == (workers <= 8)
+    settings = load_settings([f"--workers={workers}", "--threads=5"], {})
+    assert (settings.threads_per_worker, settings.lone_threads) == (5, 5)
+    assert settings.threads_have_cores == (workers == 1)
+
+
+def test_a_lone_run_gets_whole_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda whole=False: 1 if whole else 2)
+    settings = load_settings([], {})
+    assert (settings.num_workers, settings.threads_per_worker, settings.lone_threads) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
