@@ -16,6 +16,7 @@ TOLERANCE: Final = 1e-4
 _START_LIMIT_S: Final = 90.0
 _POLL_S: Final = 0.01
 _GOOD_ANSWERS: Final = 8
+_GOOD_FOR_S: Final = 0.5
 _ANSWER_LIMIT_S: Final = 10.0
 _CHECKS: Final = 3  # mosec at times never answers the request that follows upon connections closed by wrk
 
@@ -42,12 +43,13 @@ def _ask_again(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     return ask(port, request)
 
 
-def wait_until_ready(port: int, request: bytes, has_ended: Callable[[], bool]) -> None:
-    """Ask until the answers are good, a few in a row: a server of several processes may have one that loads still.
+def wait_until_ready(port: int, request: bytes, has_ended: Callable[[], bool]) -> float:
+    """Ask until the answers are good, for a while: a server of several processes may have one that loads still.
 
-    Raises `WrongAnswer` if the server ends or takes too long.
+    Return when the first of them came, on the clock of `time.monotonic`. Raises `WrongAnswer` if the server ends or
+    takes too long.
     """
-    deadline, status, good = time.monotonic() + _START_LIMIT_S, "no connection", 0
+    deadline, status, good, since_s = time.monotonic() + _START_LIMIT_S, "no connection", 0, 0.0
     while time.monotonic() < deadline:
         try:
             code, _, body = ask(port, request)
@@ -55,8 +57,10 @@ def wait_until_ready(port: int, request: bytes, has_ended: Callable[[], bool]) -
         except (OSError, http.client.HTTPException) as error:
             code, status = 0, str(error)
         good = good + 1 if code == 200 else 0
-        if good == _GOOD_ANSWERS:
-            return
+        if good == 1:
+            since_s = time.monotonic()
+        if good >= _GOOD_ANSWERS and time.monotonic() - since_s >= _GOOD_FOR_S:
+            return since_s
         if good:
             continue
         if has_ended():

@@ -152,10 +152,9 @@ def measure_server(plan: Plan, run: Run, subject: Subject, python: Path) -> None
     started = time.monotonic()
     with running(command, subject.environ(port), plan.folder / f"{subject.server.name}.log") as tree:
         try:
-            wait_until_ready(port, first, tree.has_ended)
+            ready_s = wait_until_ready(port, first, tree.has_ended) - started
         except WrongAnswer as error:
             run.failures.append(subject.failure("", f"{error}; {tree.last_words()}"))
             return
-        ready_s = time.monotonic() - started
         run.starts.append(Start(subject.round_number, subject.server.name, subject.model.name, ready_s))
         Session(plan, run, subject, port, tree).measure()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from bench import answers
 from bench.answers import _GOOD_ANSWERS, WrongAnswer, check, wait_until_ready
 from bench.processes import free_port
 from bench.wires import SIMPLE
@@ -58,10 +59,27 @@ def test_a_server_that_does_not_listen_gives_a_wrong_answer() -> None:
         check(free_port(), SIMPLE, REQUEST, EXPECTED)
 
 
-def test_a_server_is_ready_when_its_answers_are_good_in_a_row_whichever_process_gives_them() -> None:
+def test_a_server_is_ready_when_its_answers_are_good_in_a_row_whichever_process_gives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "_GOOD_FOR_S", 0.0)
     half = ["200 OK"] * (_GOOD_ANSWERS - 1) + ["503 Loading"]
     with answering(*half, *["200 OK"] * _GOOD_ANSWERS, probabilities=[[0.25, 0.75]]) as port:
         wait_until_ready(port, REQUEST, has_ended=lambda: False)
+
+
+def test_a_server_is_ready_when_its_answers_have_been_good_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+
+    def ask(*_: object) -> tuple[int, dict[str, str], bytes]:
+        nonlocal now_s
+        now_s += 0.01
+        return 503 if 1000.3 < now_s < 1000.4 else 200, {}, b""
+
+    monkeypatch.setattr(answers, "ask", ask)
+    monkeypatch.setattr("bench.answers.time.monotonic", lambda: now_s)
+    assert wait_until_ready(0, REQUEST, has_ended=lambda: False) == pytest.approx(1000.4, abs=0.02)
+    assert now_s == pytest.approx(1000.9, abs=0.03)
 
 
 def test_waiting_stops_when_the_server_ends() -> None:
