@@ -115,8 +115,8 @@ class Batcher:
         self._queue_limits = queue_limits
         self._metrics = metrics
         self._cost = cost
-        self._cores = cores
-        self._busy_poll = BusyPoll(cores) if cores is not None and cores.number > 1 else None
+        self._cores = cores or Cores(1, 1)
+        self._busy_poll = BusyPoll(self._cores) if self._cores.number > 1 else None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
         self._waiting: list[_Part] = []
@@ -286,8 +286,7 @@ class Batcher:
     def _run(self, parts: list[_Part]) -> None:
         """Compute `parts` here if that takes no longer than handing them over, else in the backend's thread."""
         dispatched = perf_counter()
-        if self._cores is not None:
-            self._cores.take()
+        self._cores.take()
         if self._is_short(parts):
             try:
                 done = self._compute(parts, dispatched)
@@ -336,8 +335,7 @@ class Batcher:
         self._finish()
 
     def _finish(self) -> None:
-        if self._cores is not None:
-            self._cores.give_back()
+        self._cores.give_back()
         if self._busy_poll is not None and len(self._running) == 1 and not self._waiting:
             self._busy_poll.begin()
         self._running = []

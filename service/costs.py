@@ -36,8 +36,9 @@ class Costs:
         """Take the timings of at least one runtime, at least one of each."""
         self.timings = timings
         self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
-        shapes = {shape for of_one in timings.values() for shape in of_one}
-        ((self._usual, _),) = Counter(self._least(*shape) for shape in shapes).most_common(1)
+        # The largest first: of two that are the fastest equally often, the one at the largest shape is the usual one.
+        self._shapes = sorted({shape for of_one in timings.values() for shape in of_one}, reverse=True)
+        ((self._usual, _),) = Counter(self._least(*shape) for shape in self._shapes).most_common(1)
         # A batch is put together by asking for dozens of shapes, nearly all of which have been asked for before.
         self._known = lru_cache(_KNOWN_SHAPES)(self._choose)
 
@@ -47,9 +48,8 @@ class Costs:
 
     def summary(self) -> str:
         """Which runtime is to compute how many of the shapes that were timed, for the log."""
-        shapes = {shape for of_one in self.timings.values() for shape in of_one}
-        wins = Counter(self.chosen(*shape) for shape in shapes)
-        return ", ".join(f"{name} for {count} of {len(shapes)} shapes" for name, count in sorted(wins.items()))
+        counts = Counter(self.chosen(*shape) for shape in self._shapes)
+        return ", ".join(f"{name} for {count} of {len(self._shapes)} shapes" for name, count in sorted(counts.items()))
 
     def __str__(self) -> str:
         """All that was measured, for the log: sequences x steps of a run, and its milliseconds."""
@@ -73,7 +73,7 @@ class Costs:
 
     def chosen_anywhere(self) -> set[RuntimeName]:
         """Every runtime that is to compute some shape that was timed."""
-        return {self.chosen(*shape) for of_one in self.timings.values() for shape in of_one}
+        return {self.chosen(*shape) for shape in self._shapes}
 
 
 class _Estimate:

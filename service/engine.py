@@ -84,9 +84,9 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
     useful = {name: backends[name] for name in backends if name in costs.chosen_anywhere()}
     backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
-    if runtime.cores is not None and runtime.lone_threads > runtime.threads and "onnx" in runtime.backends:
+    if runtime.lone_threads > runtime.threads and "onnx" in runtime.backends:
         all_cores = load_backend(bundle, "onnx", replace(runtime, threads=runtime.lone_threads, spins=True))
-        measure(all_cores, bundle.manifest, _ONE_ROW, max_steps=1)  # its first run takes longer than others
+        _time(all_cores, bundle, replace(limits, batch=Limits(1, 1), max_sequence_length=1))  # only to warm it up
         backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
     return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
 
@@ -98,7 +98,6 @@ def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
         raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
 
 
-_ONE_ROW = Limits(1, 1)
 _PROBABILITIES = frozenset({"probabilities"})
 _SERIALS = count()
 

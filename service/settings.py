@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 PREFIX = "LSTM_"
 _VERSION_POLICY = re.compile(r"all|latest(:[1-9][0-9]{0,3})?|[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*")
 _CGROUP = Path("/sys/fs/cgroup")
-# Of 16 cores, 4 computed a run up to 6 times as fast as one; 8 at best 1.4 times faster still, in half as much CPU time
-# again (ONNX Runtime, layers of 32 to 512 units).
+# Of 16 cores, 4 computed a run up to 6 times as fast as one; 8 at best 1.4 times faster still, for 1.5 times the CPU
+# time (ONNX Runtime, layers of 32 to 512 units).
 _MOST_LONE_THREADS = 4
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")  # the driver makes it where there is a GPU, a container only has it if given
 

@@ -78,16 +78,14 @@ class Loader:
         if replaces is not None and replaces.manifest == bundle.manifest:  # with the hash of every file
             return replaces
         cores = self._runtime.cores
-        if cores is not None:
-            cores.take()
+        cores.take()
         try:
             loaded = await asyncio.to_thread(engine.load, bundle, self._runtime, self._limits)
         except BackendError as error:
             self.device_fault = error
             raise BundleError(str(error)) from error
         finally:
-            if cores is not None:
-                cores.give_back()
+            cores.give_back()
         made = Engine(loaded, limits=self._limits, metrics=self.metrics, cores=cores)
         self.metrics.loaded(model=name, version=made.version, duration_s=loaded.duration_s, **self.where)
         fields = {
@@ -96,7 +94,7 @@ class Loader:
             "precision": made.backend.precision,
             "threads": self._runtime.threads,
             "lone_threads": max(self._runtime.threads, self._runtime.lone_threads),
-            "fastest": made.costs.summary(),
+            "computed_by": made.costs.summary(),
             "duration_s": round(loaded.duration_s, 3),
         }
         logger.info("%s/%s is loaded", name, made.version, extra={"fields": fields})

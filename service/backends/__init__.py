@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -66,7 +66,7 @@ class Runtime:
     device: DeviceName
     threads: int
     precision: Precision = "float32"
-    cores: Cores | None = None
+    cores: Cores = field(default_factory=lambda: Cores(1, 1), compare=False)
     lone_threads: int = 1
     spins: bool = False
 

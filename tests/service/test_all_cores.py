@@ -8,8 +8,8 @@ import pytest
 from fake_backend import STATE_SHAPE, FakeBackend
 from test_backends import KINDS, make_batch
 
-from model.bundle import open_bundle
-from service.backends import Array, Batch, Precision, Runtime, load_backend
+from model.bundle import Bundle, BundleError, open_bundle
+from service.backends import Array, Backend, Batch, Precision, Runtime, RuntimeName, load_backend
 from service.backends import all_cores as module
 from service.backends.all_cores import AllCoresBackend
 from service.batcher import QueueLimits
@@ -138,6 +138,21 @@ def test_what_does_not_pay_for_one_short_sequence_may_pay_for_many_or_long_ones(
     assert [machine.run(), machine.run(rows=8), machine.run(steps=50)] == ["share", "all", "all"]
 
 
+def test_a_graph_that_fails_on_all_cores_is_refused_as_one_that_fails_at_all(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(FakeBackend):
+        def run(self, *_: object) -> dict[str, Array]:
+            raise RuntimeError("no such operator")
+
+    def load_one(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Backend:
+        return Failing() if runtime.threads > 1 else load_backend(bundle, name, runtime)
+
+    monkeypatch.setattr("service.engine.load_backend", load_one)
+    with pytest.raises(BundleError, match="onnx fails to run its graph: no such operator"):
+        load(open_bundle(repository / "tiny" / "1"), Runtime(("onnx",), "cpu", 1, lone_threads=2), LIMITS)
+
+
 def test_it_has_the_name_of_whatever_computes() -> None:
     both, cores = [FakeBackend(), FakeBackend()], Cores(2, 2)
     assert AllCoresBackend(*both, lambda *_: 1.0, cores).name == "onnx"
@@ -168,7 +183,7 @@ def test_on_all_cores_the_numbers_are_the_same(
     [
         (Runtime(("onnx",), "cpu", 2, cores=Cores(2, 4), lone_threads=4), True),
         (Runtime(("onnx",), "cpu", 4, cores=Cores(2, 8), lone_threads=4), False),
-        (Runtime(("onnx",), "cpu", 1, lone_threads=4), False),
+        (Runtime(("onnx",), "cpu", 1), False),
         (Runtime(("torchscript",), "cpu", 1, cores=Cores(2, 2), lone_threads=2), False),
     ],
 )
