@@ -76,9 +76,13 @@ class InferenceApi(Protocol):
 
 
 class Exchange:
-    """One inference request, or another, on its way to its answer: what is remembered of it."""
+    """One inference request, or another, on its way to its answer: what is remembered of it.
 
-    __slots__ = ("api", "bug", "engine", "error", "headers", "pending", "request", "request_id", "respond", "start_s")
+    It keeps no error that was raised, whose traceback would keep it; nor, once it is answered, who waited for it. What
+    refers to itself stays until the garbage collector looks: thousands of bodies, where many requests come.
+    """
+
+    __slots__ = ("api", "engine", "given_up", "headers", "pending", "request", "request_id", "respond", "start_s")
 
     def __init__(self, request: Request, request_id: bytes, *, api: str) -> None:
         self.request = request
@@ -86,13 +90,18 @@ class Exchange:
         self.api = api
         self.headers: list[Header] = [(b"x-request-id", request_id)]
         self.engine: Engine | None = None
-        self.bug: Exception | None = None
-        self.error: ServiceError | None = None
+        self.given_up: ServiceError | None = None
         self.pending: Submission | asyncio.Task[None] | None = None
         self.respond: Respond | None = None
         self.start_s = perf_counter()
 
-    def fields(self, status: int) -> dict[str, object]:
+    def answer(self, response: Response) -> None:
+        """Hand `response` to who waits for it, if anybody does."""
+        respond, self.respond, self.pending = self.respond, None, None
+        if respond is not None:
+            respond(response)
+
+    def fields(self, status: int, error: ServiceError | None) -> dict[str, object]:
         """What the log says of it."""
         fields: dict[str, object] = {
             "request_id": self.request_id.decode(),
@@ -103,8 +112,8 @@ class Exchange:
         }
         if self.engine is not None:
             fields["model"] = f"{self.engine.name}/{self.engine.version}"
-        if self.error is not None:
-            fields["error"] = str(self.error)
+        if error is not None:
+            fields["error"] = str(error)
         return fields
 
 
@@ -149,7 +158,7 @@ class Edge:
             then = partial(self._answer, exchange, api, asked, timing)
             exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
         except Exception as error:
-            respond(self._refuse(exchange, error))
+            exchange.answer(self._refuse(exchange, error))
         else:
             if exchange.pending is None:
                 exchange.pending = asyncio.create_task(self._answer_later(exchange, api, asked, timing))
@@ -158,11 +167,11 @@ class Edge:
     def give_up(self, exchange: Exchange, error: ServiceError) -> None:
         """Answer a request that has not been answered with `error`; drop it if it has not begun to run."""
         if isinstance(exchange.pending, asyncio.Task):
-            exchange.error = error
+            exchange.given_up = error
             exchange.pending.cancel()
-        elif exchange.pending is not None and exchange.respond is not None:
+        elif exchange.pending is not None:
             exchange.pending.cancel()
-            exchange.respond(self._refuse(exchange, error))
+            exchange.answer(self._refuse(exchange, error))
 
     def refuse(self, request: Request, api: InferenceApi, error: ServiceError) -> Response:
         """Book a request that never came in full; return the answer to it."""
@@ -226,12 +235,14 @@ class Edge:
         self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
     ) -> None:
         """Respond with what a submission came to."""
-        try:
-            response = self._succeed(exchange, api.write(asked, _predicted(outcome), _engine(exchange)), timing)
-        except Exception as error:
-            response = self._refuse(exchange, error)
-        if exchange.respond is not None:
-            exchange.respond(response)
+        if isinstance(outcome, ServiceError):
+            response = self._refuse(exchange, outcome)
+        else:
+            try:
+                response = self._succeed(exchange, api.write(asked, outcome, _engine(exchange)), timing)
+            except Exception as error:
+                response = self._refuse(exchange, error)
+        exchange.answer(response)
 
     async def _answer_later(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> None:
         """Respond to what takes more than one run, or is large."""
@@ -239,9 +250,8 @@ class Edge:
             with _engine(exchange).in_use:
                 response = await self._predict(exchange, api, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
-            response = self._refuse(exchange, exchange.error or error)
-        if exchange.respond is not None:
-            exchange.respond(response)
+            response = self._refuse(exchange, exchange.given_up or error)
+        exchange.answer(response)
 
     async def _predict(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> Response:
         engine = _engine(exchange)
@@ -291,38 +301,33 @@ class Edge:
         """
         if isinstance(error, asyncio.CancelledError):
             error = _cancelled(exchange.request)
+        bug = None
         if not isinstance(error, ServiceError):
-            exchange.bug = error if isinstance(error, Exception) else None
-            error = InternalError("internal error")
-        exchange.error = error
+            bug, error = error, InternalError("internal error")
         if isinstance(error, ClientGone | DeadlineExceeded):
             self._metrics.dropped(error.reason)
         elif not isinstance(error, InternalError):
             self._metrics.rejected(error.reason)
         if exchange.engine is not None:
             exchange.engine.metrics.failed(perf_counter() - exchange.start_s)
-        self._book(exchange, started or error.status)
+        self._book(exchange, started or error.status, error, bug)
         response = error_response(error)
         response.headers = (*response.headers, *exchange.headers)
         return response
 
-    def _book(self, exchange: Exchange, status: int) -> None:
+    def _book(
+        self, exchange: Exchange, status: int, error: ServiceError | None = None, bug: BaseException | None = None
+    ) -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
         engine = exchange.engine
         model, version = ("", "") if engine is None else (engine.name, engine.version)
         self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
         of_the_client = status < 500 or status == Unsupported.status
         level = logging.DEBUG if status < 400 else logging.INFO if of_the_client else logging.ERROR
-        if exchange.bug is not None:
+        if bug is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
-            logger.log(level, "request", exc_info=exchange.bug, extra={"fields": exchange.fields(status)})
-
-
-def _predicted(outcome: Prediction | ServiceError) -> Prediction:
-    if isinstance(outcome, ServiceError):
-        raise outcome
-    return outcome
+            logger.log(level, "request", exc_info=bug, extra={"fields": exchange.fields(status, error)})
 
 
 def _engine(exchange: Exchange) -> Engine:

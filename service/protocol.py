@@ -124,10 +124,16 @@ class Inference:
         """Take more of the body."""
         self._body.append(piece)
 
-    @property
-    def body(self) -> bytes:
-        """All of the body."""
-        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+    def take_body(self) -> bytes:
+        """All of the body. It is kept no longer: a connection keeps its last request until the next one comes."""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        return body
+
+    def complete(self) -> None:
+        """It is answered; what remembers how refers to it."""
+        self.response_complete = True
+        self.exchange = None
 
 
 class Protocol(HttpToolsProtocol):
@@ -343,11 +349,13 @@ class Protocol(HttpToolsProtocol):
     def _answer(self) -> None:
         inference = cast("Inference", self._inference)
         respond = partial(self._respond, inference)
-        inference.exchange = self._edge.begin(inference, inference.body, inference.head.api, respond)
+        exchange = self._edge.begin(inference, inference.take_body(), inference.head.api, respond)
+        if not inference.response_complete:
+            inference.exchange = exchange
 
     def _respond(self, inference: Inference, response: Response) -> None:
         self._inference = None
-        inference.response_complete = True
+        inference.complete()
         if self.transport.is_closing():
             return
         closes = CLOSE in response.headers

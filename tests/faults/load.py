@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -55,7 +56,7 @@ class Fleet:
     port: int
     questions: Sequence[Question]
     outcomes: list[Outcome] = field(default_factory=list)
-    _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    _idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=deque)
 
     async def closed_loop(self, connections: int, duration_s: float) -> float:
         """Keep so many requests in flight; return how many were answered right a second."""
@@ -86,7 +87,8 @@ class Fleet:
         """Send one request and note what became of it."""
         start = time.monotonic()
         try:
-            connection = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+            # In turn: those that were answered last may all be one worker's.
+            connection = self._idle.popleft() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
             self.outcomes.append(Outcome(-1, time.monotonic() - start, False, ""))
             return

@@ -19,11 +19,12 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
     service: ServiceProcess, questions: list[Question]
 ) -> None:
     async def run() -> None:
-        fleet = Fleet(service.port, questions)
+        fleet, duration_s = Fleet(service.port, questions), 30 if IS_SOAK else 5
         capacity = await fleet.closed_loop(32, 3)
-        await fleet.open_loop(10 * capacity, 1)  # as many connections as there will be, and the largest batches
+        # The first time, as many connections are made and as much memory is set aside as it takes.
+        await fleet.open_loop(10 * capacity, duration_s)
         before_mb = service.resident_mb()
-        outcomes = await fleet.open_loop(10 * capacity, 30 if IS_SOAK else 5)
+        outcomes = await fleet.open_loop(10 * capacity, duration_s)
         statuses = Counter(outcome.status for outcome in outcomes)
         queue_s = WORKERS * QUEUE_SEQUENCES / SEQUENCES_A_REQUEST / capacity
         print(f"\ncapacity {capacity:.0f} requests/s, queue {queue_s:.1f} s, {statuses}", end=", ")
@@ -37,7 +38,7 @@ def test_ten_times_what_can_be_computed_is_refused_in_time_and_leaves_no_trace(
         assert percentile_s(outcomes, 0.99) <= 3 * queue_s
         await asyncio.sleep(1)
         again = await fleet.closed_loop(32, 2)
-        print(f"{again / capacity:.2f} of the capacity a second after")
+        print(f"{again / capacity:.2f} of the capacity a second after, in {service.resident_mb():.0f} MB")
         assert again > 0.5 * capacity  # full speed, on a machine that others use too
         assert service.resident_mb() < 1.1 * before_mb
         await fleet.close()

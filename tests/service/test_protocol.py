@@ -1,5 +1,6 @@
 """`service.protocol`: the short way and uvicorn's give the same answers, to whatever bytes in whatever packets."""
 
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -597,6 +598,49 @@ def test_nothing_is_left_of_a_connection_that_was_closed(repository: Path) -> No
             assert service.server.server_state.connections == set()
 
     fake_clock.run(test)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(), 200),
+        (binary(), 200),
+        (post(TRACED), 200),
+        (binary(1, rows=5462, outputs=("logits",)), 200),
+        (post(b"{"), 400),
+        (post(json.dumps({"sequences": [[[1, 2, 3e38]], [[1, 2]]]}).encode()), 400),
+        (post(path="/v1/models/nobody/predict"), 404),
+    ],
+)
+def test_an_answered_request_is_freed_without_the_garbage_collector(
+    repository: Path, request_: bytes, status: int
+) -> None:
+    async def test() -> None:
+        async with wired(repository, "--max-batch-size=5462", "--max-queue-size=5462") as service:
+            connection = service.connect()
+            await connection.ask(request_)  # what is made once is made
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(3):
+                    assert (await connection.ask(request_)).status == status
+                    assert connection.way == SHORT
+                await connection.ask(post())  # a connection keeps its last request
+                await fake_clock.settle()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                cyclic = {type(garbage).__qualname__ for garbage in gc.garbage if is_ours(garbage)}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+            assert cyclic == set()
+
+    run(test)
+
+
+def is_ours(thing: object) -> bool:
+    return type(thing).__module__.partition(".")[0] in {"service", "model"}
 
 
 TWICE = [(make, trace) for make in (post, chunked) for trace in (False, True)]
