@@ -116,13 +116,17 @@ class Workers:
         for process_id in self._indices:
             os.kill(process_id, signal.SIGTERM)
         deadline = monotonic() + self._stop_timeout_s
+        self._forget_the_ended()  # one signal can stand for several that ended together
         while self._indices and (left := deadline - monotonic()) > 0:
             signal.sigtimedwait({signal.SIGCHLD}, left)
-            for process_id, _ in _reap():
-                self._indices.pop(process_id)
+            self._forget_the_ended()
         for process_id in self._indices:
             logger.error("process %d did not stop in time and is killed", process_id)
             os.kill(process_id, signal.SIGKILL)
+
+    def _forget_the_ended(self) -> None:
+        for process_id, _ in _reap():
+            self._indices.pop(process_id)
 
 
 def _reap() -> Iterator[tuple[int, int]]:
