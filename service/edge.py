@@ -318,12 +318,15 @@ class Edge:
     def _book(
         self, exchange: Exchange, status: int, error: ServiceError | None = None, bug: BaseException | None = None
     ) -> None:
-        """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging."""
+        """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging.
+
+        Not to be ready is no failure: whoever looks whether a service has started asks it again and again.
+        """
         engine = exchange.engine
         model, version = ("", "") if engine is None else (engine.name, engine.version)
         self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
-        of_the_client = status < 500 or status == Unsupported.status
-        level = logging.DEBUG if status < 400 else logging.INFO if of_the_client else logging.ERROR
+        is_failure = status >= 500 and status not in (Unsupported.status, Unavailable.status)
+        level = logging.DEBUG if status < 400 else logging.ERROR if is_failure else logging.INFO
         if bug is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):

@@ -394,11 +394,13 @@ def test_a_request_has_one_log_line_at_most(repository: Path, caplog: pytest.Log
             await served.client.post(PREDICT, json=BODY)
             await served.client.post(PREDICT, content=b"{", headers={"X-Request-Id": "mine"})
             await served.client.get("/nowhere?secret=1")
+            served.service.drain()
+            await served.client.get("/health/ready")
             return [record for record in caplog.records if record.name.startswith("service")]
 
-    assert len(asyncio.run(run(logging.INFO))) == 2
-    fine, wrong, lost = asyncio.run(run(logging.DEBUG))
-    assert [record.levelname for record in (fine, wrong, lost)] == ["DEBUG", "INFO", "INFO"]
+    assert len(asyncio.run(run(logging.INFO))) == 3
+    fine, wrong, lost, unready = asyncio.run(run(logging.DEBUG))
+    assert [record.levelname for record in (fine, wrong, lost, unready)] == ["DEBUG", "INFO", "INFO", "INFO"]
     fields: dict[str, Any] = wrong.__dict__["fields"]
     assert fields.pop("duration_ms") > 0
     assert fields.pop("error").startswith("malformed JSON")
@@ -410,6 +412,7 @@ def test_a_request_has_one_log_line_at_most(repository: Path, caplog: pytest.Log
         "model": "tiny/1",
     }
     assert lost.__dict__["fields"]["path"] == "/nowhere"
+    assert unready.__dict__["fields"]["status"] == 503
 
 
 def test_keys_are_in_no_log_at_debug(repository: Path, keys: str, caplog: pytest.LogCaptureFixture) -> None:
