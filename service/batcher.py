@@ -149,8 +149,8 @@ class Batcher:
         try:
             done = await asyncio.gather(*futures)
         finally:
-            for future in futures:
-                future.cancel()  # of those that are not done: this request is given up
+            while futures:  # none stays here: an error's traceback has this frame, and would have the error through it
+                futures.pop().cancel()  # if it is not done: this request is given up
         timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
         return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
 

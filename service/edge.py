@@ -96,7 +96,7 @@ class Exchange:
         self.start_s = perf_counter()
 
     def answer(self, response: Response) -> None:
-        """Hand `response` to who waits for it, if anybody does."""
+        """Hand `response` to who waits for it, once."""
         respond, self.respond, self.pending = self.respond, None, None
         if respond is not None:
             respond(response)
@@ -188,6 +188,7 @@ class Edge:
                 if encoding := request.header(b"content-encoding"):
                     body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
                 asked = api.read(request, body, engine)
+                del body
                 return await self._predict(exchange, api, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
             return self._refuse(exchange, error)
@@ -310,22 +311,23 @@ class Edge:
             self._metrics.rejected(error.reason)
         if exchange.engine is not None:
             exchange.engine.metrics.failed(perf_counter() - exchange.start_s)
-        self._book(exchange, started or error.status, error, bug)
+        self._book(exchange, started or error.status, error=error, bug=bug)
         response = error_response(error)
         response.headers = (*response.headers, *exchange.headers)
         return response
 
     def _book(
-        self, exchange: Exchange, status: int, error: ServiceError | None = None, bug: BaseException | None = None
+        self, exchange: Exchange, status: int, *, error: ServiceError | None = None, bug: BaseException | None = None
     ) -> None:
         """Count the answer and log it: our failures as errors, the client's as information, the rest for debugging.
 
-        Not to be ready is no failure: whoever looks whether a service has started asks it again and again.
+        Not to be ready is no failure: whoever waits for it asks again and again.
         """
         engine = exchange.engine
         model, version = ("", "") if engine is None else (engine.name, engine.version)
         self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
-        is_failure = status >= 500 and status not in (Unsupported.status, Unavailable.status)
+        is_unready = status == Unavailable.status and exchange.request.path.endswith("/ready")
+        is_failure = status >= 500 and status != Unsupported.status and not is_unready
         level = logging.DEBUG if status < 400 else logging.ERROR if is_failure else logging.INFO
         if bug is not None:
             level = logging.ERROR

@@ -113,7 +113,7 @@ class Inference:
         self.gone = False
         self.disconnected = False
         self.response_complete = False
-        self.exchange: Exchange | None = None  # once it is here in full
+        self.exchange: Exchange | None = None  # from when it is here in full until it is answered
         self._body = list(body)
 
     def header(self, name: bytes) -> bytes | None:
@@ -131,9 +131,10 @@ class Inference:
         return body
 
     def complete(self) -> None:
-        """It is answered; what remembers how refers to it."""
+        """It is answered: let go of the exchange, which refers to it, and of a body that never came in full."""
         self.response_complete = True
         self.exchange = None
+        self._body.clear()
 
 
 class Protocol(HttpToolsProtocol):

@@ -126,7 +126,7 @@ class Workers:
 
     def _forget_the_ended(self) -> None:
         for process_id, _ in _reap():
-            self._indices.pop(process_id)
+            self._indices.pop(process_id, None)
 
 
 def _reap() -> Iterator[tuple[int, int]]:

@@ -18,6 +18,7 @@ from wire import (
     SHORT,
     UVICORN,
     Answer,
+    Wired,
     binary,
     chunked,
     cut,
@@ -617,27 +618,48 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(
 ) -> None:
     async def test() -> None:
         async with wired(repository, "--max-batch-size=5462", "--max-queue-size=5462") as service:
-            connection = service.connect()
-            await connection.ask(request_)  # what is made once is made
-            gc.disable()
-            gc.freeze()  # nothing but what comes now is looked through
-            try:
-                for _ in range(3):
-                    assert (await connection.ask(request_)).status == status
-                    assert connection.way == SHORT
-                await connection.ask(post())  # a connection keeps its last request
-                await fake_clock.settle()
-                gc.set_debug(gc.DEBUG_SAVEALL)
-                gc.collect()
-                cyclic = {type(garbage).__qualname__ for garbage in gc.garbage if is_ours(garbage)}
-            finally:
-                gc.set_debug(0)
-                gc.garbage.clear()
-                gc.unfreeze()
-                gc.enable()
-            assert cyclic == set()
+            assert await cyclic_after(service, request_, status) == set()
 
     run(test)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+@pytest.mark.parametrize("trace", [False, True])
+def test_a_request_that_came_to_nothing_is_freed_without_the_garbage_collector(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes], trace: bool
+) -> None:
+    backends = behind_a_gate(monkeypatch)
+
+    async def test() -> None:
+        async with wired(repository, "--request-timeout-ms=30") as service:
+            close_gate(backends["tiny"])
+            try:
+                assert await cyclic_after(service, make(TRACED if trace else CONTENT), 504) == set()
+            finally:
+                backends["tiny"].gate.open()
+
+    run(test)
+
+
+async def cyclic_after(service: Wired, request_: bytes, status: int) -> set[str]:
+    """Ask a few times; which of our classes only the garbage collector can free."""
+    connection = service.connect()
+    await connection.ask(request_)  # what is made once is made
+    gc.disable()
+    gc.freeze()  # nothing but what comes now is looked through
+    try:
+        for _ in range(3):
+            assert (await connection.ask(request_)).status == status
+        await connection.ask(post(b"{"))  # a connection keeps its last request
+        await fake_clock.settle()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        return {type(garbage).__qualname__ for garbage in gc.garbage if is_ours(garbage)}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.unfreeze()
+        gc.enable()
 
 
 def is_ours(thing: object) -> bool:
