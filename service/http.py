@@ -110,8 +110,9 @@ class AsgiRequest:
 
     def stop_watching(self) -> None:
         """Cancel nobody any more: the answer is there."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        watcher, self._watcher = self._watcher, None  # which refers to this, also when it has ended
+        if watcher is not None:
+            watcher.cancel()
 
     async def _watch(self, task: "asyncio.Task[object]") -> None:
         while (await self._receive())["type"] != "http.disconnect":
