@@ -3,16 +3,13 @@
 import mmap
 import os
 import signal
-import socket
 from collections.abc import Callable
 
 import pytest
+from workers_here import run_two_workers
 
 from service import cores
-from service.control import Control
 from service.cores import Cores
-from service.readiness import Readiness
-from service.workers import Workers
 
 # Python 3.12 warns of any fork beside threads; this child does no more than what it is here for.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -84,7 +81,6 @@ def test_of_several_runs_at_once_the_last_end_counts(clock: list[float]) -> None
 
 
 def test_each_worker_says_of_itself_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # the parent of workers sets it; not for the tests to come
     shared, known = Cores(2, 2), mmap.mmap(-1, 2)
 
     def fail_to_start(index: int, _: bool) -> int:
@@ -93,21 +89,5 @@ def test_each_worker_says_of_itself_what_it_computes(monkeypatch: pytest.MonkeyP
             os.sched_yield()
         return 3
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        workers = Workers(
-            2,
-            fail_to_start,
-            prepare=lambda: None,
-            listener=listener,
-            readiness=Readiness(2),
-            control=Control(2),
-            cores=shared,
-            hang_timeout_s=60,
-            stop_timeout_s=5,
-        )
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        try:
-            assert workers.run() == 3
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert run_two_workers(fail_to_start, monkeypatch, cores=shared) == 3
     assert known[:2] == b"\1\2"

@@ -780,7 +780,7 @@ def test_what_is_in_flight_when_the_server_stops_is_answered_and_the_idle_are_cl
 
 
 def test_at_the_drain_limit_what_is_incomplete_or_waits_is_told_503_and_counted(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     backends = behind_a_gate(monkeypatch)
 
@@ -809,6 +809,7 @@ def test_at_the_drain_limit_what_is_incomplete_or_waits_is_told_503_and_counted(
             assert await service.served.metric("lstm_rejected_total", reason="unavailable") == 4
 
     run(test)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 4
 
 
 @pytest.mark.parametrize("rows", [5461, 5462])
