@@ -24,8 +24,10 @@ run: $(VENV)/installed-train
 	  $(BIN)/python -m model train $$dataset --repository $(REPOSITORY) || exit; done
 	$(BIN)/python -m service --repository $(REPOSITORY)
 
-test: check $(VENV)-clients/installed
-	$(BIN)/python -m pytest
+test:
+	$(MAKE) --jobs=2 check $(VENV)-clients/installed
+	$(BIN)/python -m pytest -m "not alone" --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

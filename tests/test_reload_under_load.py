@@ -18,6 +18,8 @@ from processes import IS_SOAK, ServiceProcess, running_service
 from model.bundle import MANIFEST, ONNX, open_bundle
 from model.bundle.storage import SEAL, seal
 
+pytestmark = pytest.mark.alone
+
 BODY = {"sequences": ragged(np.random.default_rng(0), (5, 3))}
 STEADY, TOGGLED = "/v1/models/steady", "/v1/models/toggled"
 

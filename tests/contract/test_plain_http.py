@@ -125,7 +125,7 @@ def test_what_decompresses_to_too_much_is_refused_early(http: httpx.Client, enco
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-@pytest.mark.parametrize("body", [b"", b"{}", gzip.compress(b"{}")[:-3], zlib.compress(b"{}") + b"more"])
+@pytest.mark.parametrize("body", [b"", b"{}", gzip.compress(b"{}", mtime=0)[:-3], zlib.compress(b"{}") + b"more"])
 def test_what_is_not_compressed_as_it_says_is_refused(http: httpx.Client, encoding: str, body: bytes) -> None:
     check_error(http.post(INFER, content=body, headers={"Content-Encoding": encoding}), 400, "the ")
 

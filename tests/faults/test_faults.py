@@ -11,6 +11,8 @@ import pytest
 from load import Fleet, Question, percentile_s
 from processes import IS_SOAK, ServiceProcess, running_service
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 2
 QUEUE_SEQUENCES, SEQUENCES_A_REQUEST = 1024, 4  # LSTM_MAX_QUEUE_SIZE; what each question holds
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +45,9 @@ def test_a_run_that_hangs_gets_its_504_and_its_worker_is_replaced(tmp_path: Path
         endless = {"sequences": np.zeros((1, 10_000, 2)).tolist()}
         answer = httpx.post(f"{service.url}/v1/predict", json=endless, timeout=LIMIT_S)
         assert (answer.status_code, "time ran out" in answer.text) == (504, True)
+        service.process.send_signal(signal.SIGSTOP)  # or the parent may replace the worker before anybody looks
         wait_until(lambda: httpx.get(f"{service.url}/health/live", timeout=LIMIT_S).status_code == 503, service)
+        service.process.send_signal(signal.SIGCONT)
         wait_until(lambda: len({*service.serving_processes()} - {*before}) == 1, service)
         service.wait_until("/health/ready", 200)
         good = {"sequences": [[[0.1, 0.2]]]}
