@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import OpenPage
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from processes import ServiceProcess
 
 TABS = ["Data flow", "Training", "Prediction", "Shape lab", "Live"]
@@ -61,16 +61,35 @@ def test_the_flow_shows_the_values_of_the_chosen_example(
 
 def test_a_batch_that_cannot_be_is_told_beside_its_field(service: ServiceProcess, open_page: OpenPage) -> None:
     page = open_page(f"{service.url}/#view=flow&model=reference")
-    batch = page.get_by_label("Sequences in the batch")
+    batch, alert = page.get_by_label("Sequences in the batch"), page.get_by_role("alert")
     for wrong in ("0", "1000"):
+        batch.fill("7")
+        batch.press("Enter")
+        expect(page.locator(".chain strong").first).to_have_text("7×10×5")
+        expect(alert).to_have_count(0)
         batch.fill(wrong)
         batch.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("1 to 256")
+        expect(alert).to_contain_text("1 to 256")
         expect(batch).to_have_attribute("aria-invalid", "true")
+
+
+def test_what_is_typed_before_the_model_is_known_stays(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=shapes")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/examples", hold)
+    with page.expect_request("**/examples"):
+        page.goto(f"{service.url}/#view=flow&model=reference")
+    batch = page.get_by_label("Sequences in the batch")
     batch.fill("7")
+    held[0].continue_()
+    expect(page.locator(".chain strong").first).to_have_text("100×10×5")
+    expect(batch).to_have_value("7")
     batch.press("Enter")
     expect(page.locator(".chain strong").first).to_have_text("7×10×5")
-    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def cells(page: Page, table: str) -> list[list[str]]:

@@ -29,29 +29,31 @@ export function createFlow(panel, app) {
 
   async function show() {
     const turn = ++turns;
+    const size = app.state.batch || USUAL;
+    batch.value = size; // before anything is waited for: what is typed meanwhile stays
     const about = await app.about();
-    const { example: chosen, batch: size } = app.state;
-    const first = indexOf(chosen, about.examples.length);
+    if (turn !== turns) return; // something else has been asked for since
+    const first = indexOf(app.state.example, about.examples.length);
     const wanted = [about.name, about.version, first, size].join();
     if (wanted === drawn) return;
     example.replaceChildren(...about.examples.map((one, index) => el("option", { value: index }, exampleName(one, index))));
     example.value = first;
-    batch.value = size || USUAL;
     let failure = null;
     try {
-      await draw(about, first, Number(batch.value));
+      await draw(about, first, Number(size));
       drawn = wanted;
     } catch (caught) {
       failure = caught;
+      drawn = ""; // what was drawn before must take the error away
     }
-    if (turn !== turns) return; // something else has been asked for since
+    if (turn !== turns) return;
     showError(error, failure);
     batch.setAttribute("aria-invalid", String(!error.hidden));
   }
 
   async function draw(about, first, size) {
     if (!(Number.isInteger(size) && size >= 1 && size <= MOST)) {
-      throw new Error(`a batch of ${batch.value || "nothing"}: it must hold 1 to ${MOST} sequences`);
+      throw new Error(`a batch of ${size}: it must hold 1 to ${MOST} sequences`);
     }
     const all = about.examples.map((one) => Sequence.fromRows(one.sequence));
     const sequences = Array.from({ length: size }, (_, row) => all[(first + row) % all.length]);
