@@ -26,7 +26,7 @@ run: $(VENV)/installed-train
 
 test:
 	$(MAKE) --jobs=2 check $(VENV)-clients/installed
-	$(BIN)/python -m pytest -m "not alone" --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/python -m pytest -m "not alone" --numprocesses=auto --maxprocesses=4 --dist=loadfile
 	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/installed-dev
