@@ -5,6 +5,7 @@ worth while (`service.policy`: a runtime can be slower, per sequence, at 64 of t
 layers no longer fits the cache), and whether a run is short enough for the event loop's own thread (`service.batcher`).
 """
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
@@ -13,12 +14,12 @@ from time import perf_counter
 
 import numpy as np
 
-from model.bundle import Manifest
+from model.bundle import Bundle, BundleError, Manifest
 from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
-_BUDGET_S = 0.7  # a runtime's; after that no larger shape is begun
+_FIRST_RUNS_S = 0.25  # of each runtime, at all shapes together; after that no larger one is begun
 _KNOWN_SHAPES = 65_536
 # How much less time another runtime must take than the one that is the fastest at most shapes: to change between them
 # costs their weights' place in the cache, and what differs by less is noise.
@@ -108,28 +109,45 @@ def _line(seconds: Mapping[int, float]) -> tuple[float, float]:
     return max(0.0, seconds[long] - per_step_s * long), per_step_s
 
 
-def measure(backend: Backend, manifest: Manifest, limits: Limits, *, max_steps: int) -> Timings:
-    """Time `backend` on the shapes to come, `max_steps` long at most. Blocks; raises what the runtime raises."""
+def measure(
+    backends: Mapping[RuntimeName, Backend], bundle: Bundle, limits: Limits, *, max_steps: int
+) -> dict[RuntimeName, Timings]:
+    """Time `backends` on the shapes to come, `max_steps` long at most. Blocks; raises `BundleError` if one fails.
+
+    They take turns, at one shape after another, and then all of it again: what else uses the machine for a moment makes
+    neither one of them nor one shape look dear, and it is what they cost beside each other that decides.
+    """
+    manifest = bundle.manifest
     longest = min(max(manifest.data.max_length, _STEPS), max_steps)
     lengths = {max(1, min(manifest.data.min_length, longest // 4)), longest}
-    timings: dict[tuple[int, int], float] = {}
+    timings: dict[RuntimeName, dict[tuple[int, int], float]] = {name: {} for name in backends}
+    batches: list[Batch] = []
+
+    def take_turns(batch: Batch) -> None:
+        shape = batch.sequences.shape[:2]
+        for name, backend in backends.items():
+            start = perf_counter()
+            try:
+                backend.run(batch, manifest.outputs[:1])
+            except Exception as error:  # the runtimes' exceptions share no class but Exception
+                raise BundleError(f"{bundle.folder}: {name} fails to run its graph: {error}") from error
+            timings[name][shape] = min(perf_counter() - start, timings[name].get(shape, math.inf))
+
     began, rows = perf_counter(), 1
     while rows <= limits.max_rows and rows * longest <= limits.max_steps:
         for steps in lengths:
-            timings[rows, steps] = _time(backend, manifest, rows, steps)
-        if perf_counter() - began > _BUDGET_S:
+            batches.append(_make_batch(manifest, rows, steps))
+            take_turns(batches[-1])
+        if perf_counter() - began > _FIRST_RUNS_S * len(backends):
             break
         rows *= 2
-    return timings
+    for _ in range(_RUNS - 1):
+        for batch in batches:
+            take_turns(batch)
+    return dict(timings)
 
 
-def _time(backend: Backend, manifest: Manifest, rows: int, steps: int) -> float:
+def _make_batch(manifest: Manifest, rows: int, steps: int) -> Batch:
     state = np.zeros((manifest.num_layers * manifest.num_directions, rows, manifest.hidden_size), np.float32)
     sequences = np.zeros((rows, steps, manifest.input_size), np.float32)
-    batch = Batch(sequences, np.full(rows, steps, np.int64), state, state)
-    seconds = []
-    for _ in range(_RUNS):
-        start = perf_counter()
-        backend.run(batch, manifest.outputs[:1])
-        seconds.append(perf_counter() - start)
-    return min(seconds)
+    return Batch(sequences, np.full(rows, steps, np.int64), state, state)

@@ -11,14 +11,14 @@ from time import perf_counter
 
 import numpy as np
 
-from model.bundle import EXAMPLES, Bundle, BundleError
+from model.bundle import EXAMPLES, Bundle
 from service import policy
 from service.backends import Array, Backend, Runtime, load_backend
 from service.backends.all_cores import AllCoresBackend
 from service.backends.fastest import FastestBackend
 from service.batcher import Batcher, Computed, Outputs, QueueLimits
 from service.cores import Cores
-from service.costs import Costs, Timings, measure
+from service.costs import Costs, measure
 from service.errors import DeadlineExceeded, InvalidRequest, ServiceError, TooLarge
 from service.metrics import Metrics
 from service.policy import Limits
@@ -81,21 +81,14 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     start = perf_counter()
     backends = {name: load_backend(bundle, name, runtime) for name in runtime.backends}
     tracer = Tracer(bundle)
-    costs = Costs({name: _time(backend, bundle, limits) for name, backend in backends.items()})
+    costs = Costs(measure(backends, bundle, limits.batch, max_steps=limits.max_sequence_length))
     useful = {name: backends[name] for name in backends if name in costs.chosen_anywhere()}
     backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
     if runtime.lone_threads > runtime.threads and "onnx" in runtime.backends:
         all_cores = load_backend(bundle, "onnx", replace(runtime, threads=runtime.lone_threads, spins=True))
-        _time(all_cores, bundle, replace(limits, batch=Limits(1, 1), max_sequence_length=1))  # only to warm it up
+        measure({"onnx": all_cores}, bundle, Limits(1, 1), max_steps=1)  # only to warm it up
         backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
     return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
-
-
-def _time(backend: Backend, bundle: Bundle, limits: EngineLimits) -> Timings:
-    try:
-        return measure(backend, bundle.manifest, limits.batch, max_steps=limits.max_sequence_length)
-    except Exception as error:  # the runtimes' exceptions share no class but Exception
-        raise BundleError(f"{bundle.folder}: {backend.name} fails to run its graph: {error}") from error
 
 
 _PROBABILITIES = frozenset({"probabilities"})

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.bundle import Manifest, open_bundle
+from model.bundle import Bundle, BundleError, open_bundle
 from service import costs as costs_module
-from service.backends import Array, BackendName, Batch, DeviceName, Precision
+from service.backends import Array, BackendName, Batch, DeviceName, Precision, RuntimeName
 from service.costs import Costs, Timings, measure
 from service.policy import Limits
 
@@ -59,9 +59,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 @pytest.fixture(scope="module")
-def manifest(repository: Path) -> Manifest:
+def bundle(repository: Path) -> Bundle:
     """Of sequences of 2 to 8 steps."""
-    return open_bundle(repository / "both" / "1").manifest
+    return open_bundle(repository / "both" / "1")
 
 
 def test_what_was_measured_is_what_it_costs() -> None:
@@ -148,47 +148,59 @@ def test_a_runtime_that_is_never_the_fastest_is_not_among_those_that_are() -> No
     assert Costs({"onnx": TIMINGS, "torchscript": mixed}).chosen_anywhere() == {"onnx", "torchscript"}
 
 
-def test_the_shapes_that_are_measured_double_up_to_the_limits(manifest: Manifest, clock: FakeClock) -> None:
+def test_the_shapes_that_are_measured_double_up_to_the_limits(bundle: Bundle, clock: FakeClock) -> None:
+    def shapes(limits: Limits, max_steps: int) -> set[tuple[int, int]]:
+        backend = TimedBackend(clock)
+        timings = measure({"onnx": backend}, bundle, limits, max_steps=max_steps)["onnx"]
+        assert timings.keys() == set(backend.shapes)
+        return set(timings)
+
+    assert shapes(Limits(9, 1000), 100) == {(rows, steps) for rows in (1, 2, 4, 8) for steps in (2, 64)}
+    assert shapes(Limits(9, 20), 10) == {(rows, steps) for rows in (1, 2) for steps in (2, 10)}
+    assert shapes(Limits(1, 20), 5) == {(1, 1), (1, 5)}
+    assert shapes(Limits(1, 1), 1) == {(1, 1)}
+
+
+def test_the_fastest_of_a_few_runs_counts(bundle: Bundle, clock: FakeClock) -> None:
+    backend = TimedBackend(clock, [0.04] * 4 + [0.02] * 4 + [0.03] * 4)
+    timings = measure({"onnx": backend}, bundle, Limits(max_rows=2, max_steps=1000), max_steps=100)
+    assert list(timings["onnx"].values()) == pytest.approx([0.02] * 4)
+
+
+def test_what_uses_the_machine_for_a_moment_makes_neither_a_shape_nor_a_runtime_look_dear(
+    bundle: Bundle, clock: FakeClock
+) -> None:
+    onnx, torchscript = TimedBackend(clock, [5e-3] * 6 + [1e-3] * 18), TimedBackend(clock)
+    timings = measure({"onnx": onnx, "torchscript": torchscript}, bundle, Limits(8, 1000), max_steps=100)
+    for of_one in timings.values():
+        assert list(of_one.values()) == pytest.approx([1e-3] * 8)
+
+
+def test_a_slow_model_is_not_measured_on_ever_larger_shapes(bundle: Bundle, clock: FakeClock) -> None:
+    timings = measure({"onnx": TimedBackend(clock, [0.5])}, bundle, Limits(64, 65_536), max_steps=100)
+    assert timings["onnx"].keys() == {(1, 2), (1, 64)}
+
+
+def test_what_is_measured_is_a_batch_that_the_model_takes(bundle: Bundle, clock: FakeClock) -> None:
     backend = TimedBackend(clock)
-    timings = measure(backend, manifest, Limits(max_rows=9, max_steps=1000), max_steps=100)
-    assert timings.keys() == set(backend.shapes) == {(rows, steps) for rows in (1, 2, 4, 8) for steps in (2, 64)}
-    few = measure(TimedBackend(clock), manifest, Limits(max_rows=9, max_steps=20), max_steps=10)
-    assert few.keys() == {(rows, steps) for rows in (1, 2) for steps in (2, 10)}
-    short = measure(TimedBackend(clock), manifest, Limits(max_rows=1, max_steps=20), max_steps=5)
-    assert short.keys() == {(1, 1), (1, 5)}
-    one = measure(TimedBackend(clock), manifest, Limits(max_rows=1, max_steps=1), max_steps=1)
-    assert one.keys() == {(1, 1)}
-
-
-def test_the_fastest_of_a_few_runs_counts(manifest: Manifest, clock: FakeClock) -> None:
-    backend = TimedBackend(clock, [0.2, 0.02, 0.1])
-    timings = measure(backend, manifest, Limits(max_rows=2, max_steps=1000), max_steps=100)
-    assert list(timings.values()) == pytest.approx([0.02] * 4)
-
-
-def test_a_slow_model_is_not_measured_on_ever_larger_shapes(manifest: Manifest, clock: FakeClock) -> None:
-    timings = measure(TimedBackend(clock, [0.5]), manifest, Limits(max_rows=64, max_steps=65_536), max_steps=100)
-    assert timings.keys() == {(1, 2), (1, 64)}
-
-
-def test_what_is_measured_is_a_batch_that_the_model_takes(manifest: Manifest, clock: FakeClock) -> None:
-    backend = TimedBackend(clock)
-    measure(backend, manifest, Limits(max_rows=4, max_steps=1000), max_steps=100)
+    measure({"onnx": backend}, bundle, Limits(max_rows=4, max_steps=1000), max_steps=100)
     for batch in backend.batches:
         rows, steps, features = batch.sequences.shape
-        assert features == manifest.input_size
+        assert features == bundle.manifest.input_size
         assert batch.lengths.tolist() == [steps] * rows
-        assert batch.h0.shape == batch.c0.shape == (4, rows, manifest.hidden_size)
+        assert batch.h0.shape == batch.c0.shape == (4, rows, bundle.manifest.hidden_size)
         assert {array.dtype for array in (batch.sequences, batch.h0, batch.c0)} == {np.dtype(np.float32)}
 
 
-def test_what_a_backend_raises_is_raised(manifest: Manifest) -> None:
+def test_a_runtime_that_fails_is_named(bundle: Bundle) -> None:
     class Failing(TimedBackend):
         def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:  # noqa: ARG002
             raise RuntimeError("no such operator")
 
-    with pytest.raises(RuntimeError, match="no such operator"):
-        measure(Failing(FakeClock()), manifest, Limits(4, 100), max_steps=100)
+    clock = FakeClock()
+    backends: dict[RuntimeName, TimedBackend] = {"onnx": TimedBackend(clock), "torchscript": Failing(clock)}
+    with pytest.raises(BundleError, match="both/1: torchscript fails to run its graph: no such operator"):
+        measure(backends, bundle, Limits(4, 100), max_steps=100)
 
 
 def test_what_was_measured_can_be_logged() -> None:
