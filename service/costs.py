@@ -19,7 +19,7 @@ from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
 _RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
-_FIRST_RUNS_S = 0.25  # of each runtime, at all shapes together; after that no larger one is begun
+_FIRST_RUNS_S = 0.25  # for each runtime; when the first runs of all have taken that, no larger shape is begun
 _KNOWN_SHAPES = 65_536
 # How much less time another runtime must take than the one that is the fastest at most shapes: to change between them
 # costs their weights' place in the cache, and what differs by less is noise.
@@ -111,7 +111,7 @@ def _line(seconds: Mapping[int, float]) -> tuple[float, float]:
 
 def measure(
     backends: Mapping[RuntimeName, Backend], bundle: Bundle, limits: Limits, *, max_steps: int
-) -> dict[RuntimeName, Timings]:
+) -> Mapping[RuntimeName, Timings]:
     """Time `backends` on the shapes to come, `max_steps` long at most. Blocks; raises `BundleError` if one fails.
 
     They take turns, at one shape after another, and then all of it again: what else uses the machine for a moment makes
@@ -144,7 +144,7 @@ def measure(
     for _ in range(_RUNS - 1):
         for batch in batches:
             take_turns(batch)
-    return dict(timings)
+    return timings
 
 
 def _make_batch(manifest: Manifest, rows: int, steps: int) -> Batch:

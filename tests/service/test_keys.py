@@ -136,6 +136,7 @@ def shortest_s(keys: ApiKeys, *asked: str) -> list[float]:
     return shortest
 
 
+@pytest.mark.alone
 def test_a_key_that_is_nearly_right_takes_as_long_as_one_that_is_not_right_at_all(tmp_path: Path) -> None:
     key = "k" * 4000
     (tmp_path / "keys").write_text(f"{key}\n")
@@ -144,6 +145,7 @@ def test_a_key_that_is_nearly_right_takes_as_long_as_one_that_is_not_right_at_al
     assert 0.8 < near_s / far_s < 1.25
 
 
+@pytest.mark.alone
 def test_the_first_and_the_last_key_take_equally_long(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("".join(f"key-{number}\n" for number in range(1000)))
     keys = ApiKeys(tmp_path / "keys")

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { BarChart } from "./barchart.js";
-import { el, field, fixed, heading, newest, select, shapeText, showError } from "./dom.js";
+import { el, field, fixed, heading, select, shapeText, showError } from "./dom.js";
 import { HeatMap } from "./heatmap.js";
 import { figure } from "./figure.js";
 import { Sequence } from "./sequence.js";
@@ -24,7 +24,6 @@ export function createFlow(panel, app) {
     el("div", { class: "row controls" }, field("Sequences in the batch", batch), field("Look at example", example)),
     error, chain, note, stages,
   );
-  const latest = newest();
   let drawn = "", turns = 0;
 
   async function show() {
@@ -32,7 +31,7 @@ export function createFlow(panel, app) {
     const size = app.state.batch || USUAL;
     batch.value = size; // before anything is waited for: what is typed meanwhile stays
     const about = await app.about();
-    if (turn !== turns) return; // something else has been asked for since
+    if (turn !== turns) return; // something else has been asked for since, here as below
     const first = indexOf(app.state.example, about.examples.length);
     const wanted = [about.name, about.version, first, size].join();
     if (wanted === drawn) return;
@@ -40,30 +39,36 @@ export function createFlow(panel, app) {
     example.value = first;
     let failure = null;
     try {
-      await draw(about, first, Number(size));
+      const { sequences, results } = await compute(about, first, size);
+      if (turn !== turns) return;
+      draw(about, sequences, results);
       drawn = wanted;
     } catch (caught) {
+      if (turn !== turns) return;
       failure = caught;
       drawn = ""; // what was drawn before must take the error away
     }
-    if (turn !== turns) return;
     showError(error, failure);
     batch.setAttribute("aria-invalid", String(!error.hidden));
   }
 
-  async function draw(about, first, size) {
+  async function compute(about, first, typed) {
+    const size = Number(typed);
     if (!(Number.isInteger(size) && size >= 1 && size <= MOST)) {
-      throw new Error(`a batch of ${size}: it must hold 1 to ${MOST} sequences`);
+      throw new Error(`a batch of ${typed}: it must hold 1 to ${MOST} sequences`);
     }
     const all = about.examples.map((one) => Sequence.fromRows(one.sequence));
     const sequences = Array.from({ length: size }, (_, row) => all[(first + row) % all.length]);
     const hidden = lstmLayers(about.manifest).map((layer) => layer.hidden);
     const names = ["standardised", ...hidden, "last_hidden", "logits", "probabilities"];
-    const tensors = await latest(api.infer(app.target, sequences, names));
+    const tensors = await api.infer(app.target, sequences, names);
     const steps = Math.max(...sequences.map((one) => one.steps));
     const raw = { shape: [size, steps, all[0].features], values: sequences[0].values };
-    const results = [raw, ...names.map((name) => tensors.get(name))];
-    note.textContent = batchNote(sequences, steps, all.length);
+    return { sequences, results: [raw, ...names.map((name) => tensors.get(name))] };
+  }
+
+  function draw(about, sequences, results) {
+    note.textContent = batchNote(sequences, results[0].shape[1], about.examples.length);
     chain.replaceChildren(...links(about.pipeline, results.map(({ shape }) => shape.join("×"))));
     stages.replaceChildren(...about.pipeline.map((stage, index) =>
       drawStage({ stage, index, about, result: results[index], steps: sequences[0].steps })));
