@@ -73,20 +73,23 @@ def test_a_batch_that_cannot_be_is_told_beside_its_field(service: ServiceProcess
         expect(batch).to_have_attribute("aria-invalid", "true")
 
 
-def test_an_answer_that_comes_after_a_wrong_batch_is_not_shown(service: ServiceProcess, open_page: OpenPage) -> None:
-    page = open_page(f"{service.url}/#view=flow&model=reference")
-    batch, alert, shape = (
-        page.get_by_label("Sequences in the batch"),
-        page.get_by_role("alert"),
-        page.locator(".chain strong"),
-    )
-    expect(shape.first).to_have_text("100×10×5")
+def hold(page: Page, pattern: str) -> list[Route]:
+    """From now on requests to `pattern` go no further than into this list."""
     held: list[Route] = []
 
-    def hold(route: Route) -> None:
+    def keep(route: Route) -> None:
         held.append(route)
 
-    page.route("**/infer", hold)
+    page.route(pattern, keep)
+    return held
+
+
+def test_an_answer_that_comes_after_a_wrong_batch_is_not_shown(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=flow&model=reference")
+    batch, alert = page.get_by_label("Sequences in the batch"), page.get_by_role("alert")
+    shape = page.locator(".chain strong").first
+    expect(shape).to_have_text("100×10×5")
+    held = hold(page, "**/infer")
     with page.expect_request("**/infer"):
         batch.fill("8")
         batch.press("Enter")
@@ -98,18 +101,13 @@ def test_an_answer_that_comes_after_a_wrong_batch_is_not_shown(service: ServiceP
     page.unroute("**/infer")
     batch.fill("8")
     batch.press("Enter")
-    expect(shape.first).to_have_text("8×10×5")
+    expect(shape).to_have_text("8×10×5")
     expect(alert).to_have_count(0)
 
 
 def test_what_is_typed_before_the_model_is_known_stays(service: ServiceProcess, open_page: OpenPage) -> None:
     page = open_page(f"{service.url}/#view=shapes")
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/examples", hold)
+    held = hold(page, "**/examples")
     with page.expect_request("**/examples"):
         page.goto(f"{service.url}/#view=flow&model=reference")
     batch = page.get_by_label("Sequences in the batch")
