@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.models import MODELS, ModelSize, ensure_model
+from bench.models import MODELS, ModelSize, make_model
 from model.bundle import Bundle
 from service.backends import Backend, BackendError, Batch, Runtime, RuntimeName, load_backend
 
@@ -45,7 +45,7 @@ def main() -> int:
     print(f"{torch.cuda.get_device_name()}, onnxruntime {ort.__version__}, torch {torch.__version__}, cuDNN {cudnn}")
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS.values():
-            _measure_model(ensure_model(Path(folder), model), model)
+            _measure_model(make_model(Path(folder), model), model)
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from bench.graphs import Graph, open_onnx, pad
-from bench.models import MEDIUM, ensure_model
+from bench.models import MEDIUM, make_model
 from bench.workload import SCENARIOS, Sequences, mixed_sequences, requests_of
 from model.bundle import ONNX, ONNX_INT8, WEIGHTS, Bundle, open_bundle
 
@@ -29,7 +29,7 @@ _RUNS: Final = 10
 def main() -> int:
     """Print how long a sequence takes in either precision, and what a batch-mate of large values does to others."""
     with tempfile.TemporaryDirectory() as folder:
-        _compare_speed(ensure_model(Path(folder), MEDIUM))
+        _compare_speed(make_model(Path(folder), MEDIUM))
         training = [sys.executable, "-m", "model", "train", "JapaneseVowels", "--repository", folder]
         subprocess.run(training, check=True, stdout=subprocess.DEVNULL)
         _compare_answers(open_bundle(Path(folder) / "JapaneseVowels" / "1"))

@@ -13,7 +13,6 @@ from model.bundle import (
     EXAMPLES,
     SCHEMA_VERSION,
     Bundle,
-    BundleError,
     DataSource,
     Epoch,
     Evaluation,
@@ -24,7 +23,6 @@ from model.bundle import (
     Parity,
     Standardisation,
     TrainingConfig,
-    open_bundle,
     publish,
 )
 
@@ -48,18 +46,11 @@ MEDIUM: Final = ModelSize("medium", input_size=12, hidden_size=128, num_layers=2
 MODELS: Final = {model.name: model for model in (TINY, MEDIUM)}
 
 
-def ensure_model(folder: Path, size: ModelSize) -> Bundle:
-    """The bundle of `size` in a repository of its own, `folder`/NAME, made anew if it is not there or is not whole."""
-    repository = folder / size.name
-    try:
-        return open_bundle(repository / size.name / "1")
-    except BundleError:
-        shutil.rmtree(repository, ignore_errors=True)
-        return make_model(repository, size)
+def make_model(folder: Path, size: ModelSize) -> Bundle:
+    """Publish a network with random parameters in a repository of its own, `folder`/NAME, as this code exports it.
 
-
-def make_model(repository: Path, size: ModelSize) -> Bundle:
-    """Export a network with random parameters and publish it as the next version in `repository`."""
+    A former one is removed: it is what that code exported.
+    """
     import torch
 
     from model.export import export
@@ -72,6 +63,8 @@ def make_model(repository: Path, size: ModelSize) -> Bundle:
         )
     ).eval()
     network.linear.weight.data.mul_(4.0)
+    repository = folder / size.name
+    shutil.rmtree(repository, ignore_errors=True)
     files, _, parity = export(network, seed=SEED)
     step = (0.5,) * size.input_size
     example = Example(label="0", sequence=(step, step))

@@ -19,7 +19,7 @@ _LIMIT_START_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The command line's choices. `folder` keeps models, environments, requests and logs between runs."""
+    """The command line's choices. `folder` holds models, requests and logs, and keeps environments between runs."""
 
     rounds: int
     seconds: int

@@ -11,7 +11,7 @@ from typing import Final
 from bench import ROOT
 from bench.environments import EnvironmentFailure, Environments
 from bench.limit import measure_limit
-from bench.models import ModelSize, ensure_model
+from bench.models import ModelSize, make_model
 from bench.plan import Plan, cores
 from bench.registry import Server
 from bench.results import Failure, Run
@@ -27,7 +27,7 @@ def run_all(plan: Plan, run: Run, environments: Environments, report: Report) ->
     """Do what `plan` says; figures go into `run` as they come, so that an interrupted run keeps what it has."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     (plan.folder / ".gitignore").write_text("*\n")
-    bundles = {model: ensure_model(plan.folder / "models", model) for model in models_named(plan.models)}
+    bundles = {model: make_model(plan.folder / "models", model) for model in models_named(plan.models)}
     servers = [server for server in plan.chosen_servers() if _is_installed(server, environments, run, report)]
     steps = plan.steps()
     for number in run.rounds:

@@ -29,24 +29,26 @@ class Direction(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, *, backward: bool) -> None:
         super().__init__()
         self.backward = backward
-        self.lstm = nn.LSTM(input_size + 1, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(input_size + 1, hidden_size)
 
     def forward(
-        self, x: Tensor, padding: Tensor, backwards: Tensor, last: Tensor, state: tuple[Tensor, Tensor]
+        self, x: Tensor, backwards: Tensor, last: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states `(B, T, H)`, zero in the padding; `hn`, `cn` `(B, H)` after the last valid step read."""
-        x = torch.cat([x, padding.to(x.dtype)], dim=2)  # (B, T, F + 1)
+        """Of `x` `(T, B, F + 1)` the hidden states `(T, B, H)`; `hn`, `cn` `(1, B, H)` after the last valid step."""
         if self.backward:
-            x = x.gather(1, backwards.expand(-1, -1, x.size(2)))
-        states, (_, cn) = self.lstm(x, (state[0].unsqueeze(0), state[1].unsqueeze(0)))  # (B, T, H)
-        hn = states.gather(1, last.expand(-1, -1, states.size(2))).squeeze(1)  # (B, H)
+            x = x.gather(0, backwards.expand(-1, -1, x.size(2)))
+        states, (_, cn) = self.lstm(x, state)  # (T, B, H)
+        hn = states.gather(0, last.expand(-1, -1, states.size(2)))  # (1, B, H)
         if self.backward:
-            states = states.gather(1, backwards.expand(-1, -1, states.size(2)))
-        return states.masked_fill(padding, 0.0), hn, cn.squeeze(0)
+            states = states.gather(0, backwards.expand(-1, -1, states.size(2)))
+        return states, hn, cn
 
 
 class TorchScriptGraph(nn.Module):
-    """The network with the state as input and everything that a trace shows as output."""
+    """The network with the state as input and everything that a trace shows as output.
+
+    Time comes first until the end, and no states are copied that need not be: of a batch of 64 they are megabytes.
+    """
 
     mean: Tensor
     std: Tensor
@@ -66,27 +68,31 @@ class TorchScriptGraph(nn.Module):
 
     def forward(self, sequences: Tensor, lengths: Tensor, h0: Tensor, c0: Tensor) -> list[Tensor]:
         """Shapes and order as in `onnx_graph.py`; TorchScript has no tuple whose length depends on the stack."""
-        steps = torch.arange(sequences.size(1), device=sequences.device).view(1, -1, 1)  # (1, T, 1)
-        ends = lengths.view(-1, 1, 1)  # (B, 1, 1)
-        padding = steps >= ends  # (B, T, 1)
-        backwards = torch.where(padding, steps, ends - 1 - steps)  # (B, T, 1)
-        x = ((sequences - self.mean) / self.std).masked_fill(padding, 0.0)  # (B, T, F)
+        steps = torch.arange(sequences.size(1), device=sequences.device).view(-1, 1, 1)  # (T, 1, 1)
+        ends = lengths.view(1, -1, 1)  # (1, B, 1)
+        padding = steps >= ends  # (T, B, 1)
+        backwards = torch.where(padding, steps, ends - 1 - steps)  # (T, B, 1)
+        flag = padding.to(sequences.dtype)
+        valid = 1 - flag
+        x = ((sequences.transpose(0, 1) - self.mean) / self.std).masked_fill(padding, 0.0)  # (T, B, F)
         layers: list[Tensor] = []
         sides: list[Tensor] = []
         hn: list[Tensor] = []
         cn: list[Tensor] = []
         for index, direction in enumerate(self.directions):
-            states, h, c = direction(x, padding, backwards, ends - 1, (h0[index], c0[index]))
-            sides.append(states)
+            if len(sides) == 0:
+                x = torch.cat([x, flag], dim=2)  # (T, B, F + 1)
+            states, h, c = direction(x, backwards, ends - 1, (h0[index : index + 1], c0[index : index + 1]))
+            sides.append(states.mul_(valid))
             hn.append(h)
             cn.append(c)
             if len(sides) == self.num_directions:
-                x = torch.cat(sides, dim=2)  # (B, T, D*H)
+                x = sides[0] if self.num_directions == 1 else torch.cat(sides, dim=2)  # (T, B, D*H)
                 sides.clear()
-                layers.append(x)
-        last_hidden = torch.cat(hn[-self.num_directions :], dim=1)  # (B, D*H)
+                layers.append(x.transpose(0, 1))
+        last_hidden = torch.cat(hn[-self.num_directions :], dim=2).squeeze(0)  # (B, D*H)
         logits = self.linear(last_hidden)  # (B, K)
-        outputs = [torch.softmax(logits, dim=1), logits, last_hidden, layers[-1], torch.stack(hn), torch.stack(cn)]
+        outputs = [torch.softmax(logits, dim=1), logits, last_hidden, layers[-1], torch.cat(hn), torch.cat(cn)]
         return outputs + layers[:-1]
 
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from bench.graphs import open_onnx, pad
 from bench.int8 import quantise, quantise_by_tool
-from bench.models import MEDIUM, ensure_model
+from bench.models import MEDIUM, make_model
 from bench.workload import SCENARIOS, requests_of
 from model.bundle import ONNX
 
 
 def test_a_large_batch_mate_changes_an_answer_of_the_tool_s_graph_alone(tmp_path: Path) -> None:
-    bundle = ensure_model(tmp_path, MEDIUM)
+    bundle = make_model(tmp_path, MEDIUM)
     sequence, other = requests_of(SCENARIOS["S3"], MEDIUM)[0][:2]
     content = bundle.read(ONNX)
     for made, is_spoilt in ((content, False), (quantise(bundle), False), (quantise_by_tool(content), True)):
