@@ -18,11 +18,14 @@ from model.bundle import Bundle, BundleError, Manifest
 from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
-_RUNS = 3  # of each shape; the fastest counts: TorchScript optimises anew on the first two, and others use the machine
+# Of each shape; the fastest counts, since others use the machine. TorchScript optimises anew on the first two: of three, the
+# only one that was left made 5 workers of 12 take the slower runtime, and of five 1.
+_RUNS = 5
 _FIRST_RUNS_S = 0.25  # for each runtime; when the first runs of all have taken that, no larger shape is begun
 _KNOWN_SHAPES = 65_536
-# How much less time another runtime must take than the one that is the fastest at most shapes: to change between them
-# costs their weights' place in the cache, and what differs by less is noise.
+# How much less time another runtime must take than the usual one, which takes the least for all shapes together, so that
+# the large ones, which a busy service runs, count for most. To change between them costs their weights' place in the
+# cache, and what differs by less is noise.
 _WORTH_A_CHANGE = 0.9
 _STEPS = 64  # at least: of a few steps, what a run costs besides would be taken for what a step costs
 
@@ -37,9 +40,8 @@ class Costs:
         """Take the timings of at least one runtime, at least one of each."""
         self.timings = timings
         self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
-        # The largest first: of two that are the fastest equally often, the one at the largest shape is the usual one.
-        self._shapes = sorted({shape for of_one in timings.values() for shape in of_one}, reverse=True)
-        ((self._usual, _),) = Counter(self._least(*shape) for shape in self._shapes).most_common(1)
+        self._shapes = sorted({shape for of_one in timings.values() for shape in of_one})
+        self._usual = min(self._estimates, key=self._all_shapes_s)
         # A batch is put together by asking for dozens of shapes, nearly all of which have been asked for before.
         self._known = lru_cache(_KNOWN_SHAPES)(self._choose)
 
@@ -68,6 +70,9 @@ class Costs:
         name = self._least(rows, steps)
         least_s, usual_s = (self._estimates[one](rows, steps) for one in (name, self._usual))
         return (name, least_s) if least_s < _WORTH_A_CHANGE * usual_s else (self._usual, usual_s)
+
+    def _all_shapes_s(self, name: RuntimeName) -> float:
+        return sum(self._estimates[name](*shape) for shape in self._shapes)
 
     def _least(self, rows: int, steps: int) -> RuntimeName:
         return min(self._estimates, key=lambda name: self._estimates[name](rows, steps))

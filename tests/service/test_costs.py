@@ -140,6 +140,16 @@ def test_another_runtime_than_the_usual_one_must_be_clearly_faster() -> None:
     assert (costs.chosen(16, 10), costs(16, 10)) == ("torchscript", 17.9)
 
 
+def test_the_usual_runtime_is_that_of_a_busy_service_whose_batches_are_large() -> None:
+    costs = Costs(
+        {
+            "onnx": {(1, 10): 1.0, (2, 10): 2.0, (4, 10): 4.0, (32, 10): 32.0},
+            "torchscript": {(1, 10): 1.05, (2, 10): 2.1, (4, 10): 4.2, (32, 10): 30.0},
+        }
+    )
+    assert {costs.chosen(rows, 10) for rows in (1, 4, 32)} == {"torchscript"}
+
+
 def test_a_runtime_that_is_never_the_fastest_is_not_among_those_that_are() -> None:
     slower = {shape: 2 * s for shape, s in TIMINGS.items()}
     assert Costs({"onnx": TIMINGS, "torchscript": slower}).chosen_anywhere() == {"onnx"}
