@@ -18,14 +18,15 @@ from model.bundle import Bundle, BundleError, Manifest
 from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
-# Of each shape; the fastest counts, since others use the machine. TorchScript optimises anew on the first two: of three, the
-# only one that was left made 5 workers of 12 take the slower runtime, and of five 1.
+# Of each shape; the fastest counts, since others use the machine. TorchScript optimises anew on the first two: the only
+# one of three that was left made 5 workers of 12 take the slower runtime, of five 1.
 _RUNS = 5
-_FIRST_RUNS_S = 0.25  # for each runtime; when the first runs of all have taken that, no larger shape is begun
+_FIRST_RUNS = 2  # of a shape before the next is begun: on CUDA what is done but once can take 0.4 s
+_ALL_SHAPES_S = 0.15  # for each runtime: once a run of every shape takes that, no larger one is begun
 _KNOWN_SHAPES = 65_536
-# How much less time another runtime must take than the usual one, which takes the least for all shapes together, so that
-# the large ones, which a busy service runs, count for most. To change between them costs their weights' place in the
-# cache, and what differs by less is noise.
+# How much less time another runtime must take than the usual one, which takes the least for all shapes together: the
+# large ones, which a busy service runs, count for most. To change between them costs their weights' place in the cache,
+# and what differs by less is noise.
 _WORTH_A_CHANGE = 0.9
 _STEPS = 64  # at least: of a few steps, what a run costs besides would be taken for what a step costs
 
@@ -138,15 +139,16 @@ def measure(
                 raise BundleError(f"{bundle.folder}: {name} fails to run its graph: {error}") from error
             timings[name][shape] = min(perf_counter() - start, timings[name].get(shape, math.inf))
 
-    began, rows = perf_counter(), 1
+    rows = 1
     while rows <= limits.max_rows and rows * longest <= limits.max_steps:
         for steps in lengths:
             batches.append(_make_batch(manifest, rows, steps))
-            take_turns(batches[-1])
-        if perf_counter() - began > _FIRST_RUNS_S * len(backends):
+            for _ in range(_FIRST_RUNS):
+                take_turns(batches[-1])
+        if max(sum(of_one.values()) for of_one in timings.values()) > _ALL_SHAPES_S:
             break
         rows *= 2
-    for _ in range(_RUNS - 1):
+    for _ in range(_RUNS - _FIRST_RUNS):
         for batch in batches:
             take_turns(batch)
     return timings

@@ -185,7 +185,7 @@ def test_what_uses_the_machine_for_a_moment_makes_neither_a_shape_nor_a_runtime_
             clock.now_s += 4e-3 if clock.now_s < 0.1 else 0.0
             return super().run(batch, outputs)
 
-    # The first 20 of 48 runs are disturbed, which is more than two of three runs of one backend at a time.
+    # The first 20 of 80 runs are disturbed: both that begin with, of five shapes of eight.
     backends: dict[RuntimeName, Backend] = {"onnx": Disturbed(clock), "torchscript": Disturbed(clock)}
     for of_one in measure(backends, bundle, Limits(8, 1000), max_steps=100).values():
         assert list(of_one.values()) == pytest.approx([1e-3] * 8)
@@ -194,6 +194,18 @@ def test_what_uses_the_machine_for_a_moment_makes_neither_a_shape_nor_a_runtime_
 def test_a_slow_model_is_not_measured_on_ever_larger_shapes(bundle: Bundle, clock: FakeClock) -> None:
     timings = measure({"onnx": TimedBackend(clock, [0.5])}, bundle, Limits(64, 65_536), max_steps=100)
     assert timings["onnx"].keys() == {(1, 2), (1, 64)}
+
+
+def test_what_a_runtime_does_but_once_for_a_shape_keeps_no_larger_one_from_being_measured(
+    bundle: Bundle, clock: FakeClock
+) -> None:
+    class Compiling(TimedBackend):
+        def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+            clock.now_s += 0.0 if batch.sequences.shape[:2] in self.shapes else 0.4
+            return super().run(batch, outputs)
+
+    timings = measure({"onnx": Compiling(clock)}, bundle, Limits(64, 65_536), max_steps=100)["onnx"]
+    assert timings == {(rows, steps): pytest.approx(1e-3) for rows in (1, 2, 4, 8, 16, 32, 64) for steps in (2, 64)}
 
 
 def test_what_is_measured_is_a_batch_that_the_model_takes(bundle: Bundle, clock: FakeClock) -> None:
