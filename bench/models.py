@@ -49,7 +49,7 @@ MODELS: Final = {model.name: model for model in (TINY, MEDIUM)}
 def make_model(folder: Path, size: ModelSize) -> Bundle:
     """Publish a network with random parameters in a repository of its own, `folder`/NAME, as this code exports it.
 
-    A former one is removed: it is what that code exported.
+    That of a former run is removed: other code may have exported it.
     """
     import torch
 
@@ -64,7 +64,8 @@ def make_model(folder: Path, size: ModelSize) -> Bundle:
     ).eval()
     network.linear.weight.data.mul_(4.0)
     repository = folder / size.name
-    shutil.rmtree(repository, ignore_errors=True)
+    if repository.exists():
+        shutil.rmtree(repository)
     files, _, parity = export(network, seed=SEED)
     step = (0.5,) * size.input_size
     example = Example(label="0", sequence=(step, step))

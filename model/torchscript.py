@@ -2,8 +2,8 @@
 
 `nn.LSTM` gives the final cell state at the end of the padding, and packing, which would give it at each sequence's own
 end, copies the batch and cannot be frozen. Here each layer and direction is an `nn.LSTM` with one more input: a flag
-that is 1 in the padding, with a weight of -1e4 into the input gate and +1e4 into the forget gate. The gates saturate to
-exactly 0 and 1, so the cell state is carried through the padding unchanged.
+that is 1 in the padding, with a weight of -1e4 into the input and output gates and +1e4 into the forget gate. The gates
+saturate to exactly 0 and 1: in the padding the cell state is carried on unchanged, and the hidden state is zero.
 """
 
 import io
@@ -34,7 +34,7 @@ class Direction(nn.Module):
     def forward(
         self, x: Tensor, backwards: Tensor, last: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of `x` `(T, B, F + 1)` the hidden states `(T, B, H)`; `hn`, `cn` `(1, B, H)` after the last valid step."""
+        """Hidden states `(T, B, H)` of `x` `(T, B, F + 1)`, the flag last; `hn`, `cn` at each length `(1, B, H)`."""
         if self.backward:
             x = x.gather(0, backwards.expand(-1, -1, x.size(2)))
         states, (_, cn) = self.lstm(x, state)  # (T, B, H)
@@ -47,7 +47,7 @@ class Direction(nn.Module):
 class TorchScriptGraph(nn.Module):
     """The network with the state as input and everything that a trace shows as output.
 
-    Time comes first until the end, and no states are copied that need not be: of a batch of 64 they are megabytes.
+    Time comes first until the end, since it does in what computes the LSTM: of a batch of 64 each copy is megabytes.
     """
 
     mean: Tensor
@@ -67,13 +67,15 @@ class TorchScriptGraph(nn.Module):
         self.linear = nn.Linear(width, size.num_classes)
 
     def forward(self, sequences: Tensor, lengths: Tensor, h0: Tensor, c0: Tensor) -> list[Tensor]:
-        """Shapes and order as in `onnx_graph.py`; TorchScript has no tuple whose length depends on the stack."""
+        """Shapes and order as in `onnx_graph.py`; TorchScript has no tuple whose length depends on the stack.
+
+        The layers' states are not contiguous, and what is zero in their padding may have a sign.
+        """
         steps = torch.arange(sequences.size(1), device=sequences.device).view(-1, 1, 1)  # (T, 1, 1)
         ends = lengths.view(1, -1, 1)  # (1, B, 1)
         padding = steps >= ends  # (T, B, 1)
         backwards = torch.where(padding, steps, ends - 1 - steps)  # (T, B, 1)
         flag = padding.to(sequences.dtype)
-        valid = 1 - flag
         x = ((sequences.transpose(0, 1) - self.mean) / self.std).masked_fill(padding, 0.0)  # (T, B, F)
         layers: list[Tensor] = []
         sides: list[Tensor] = []
@@ -83,7 +85,7 @@ class TorchScriptGraph(nn.Module):
             if len(sides) == 0:
                 x = torch.cat([x, flag], dim=2)  # (T, B, F + 1)
             states, h, c = direction(x, backwards, ends - 1, (h0[index : index + 1], c0[index : index + 1]))
-            sides.append(states.mul_(valid))
+            sides.append(states)
             hn.append(h)
             cn.append(c)
             if len(sides) == self.num_directions:
@@ -120,7 +122,7 @@ def _graph_weights(size: NetworkSize, weights: Mapping[str, NDArray[np.float32]]
     converted = {name: torch.from_numpy(weights[name]) for name in names}
     hidden_size = size.hidden_size
     flag = torch.cat(  # input, forget, candidate, output gate: (4*H, 1)
-        [torch.full((hidden_size, 1), value) for value in (-_SATURATE, _SATURATE, 0.0, 0.0)]
+        [torch.full((hidden_size, 1), value) for value in (-_SATURATE, _SATURATE, 0.0, -_SATURATE)]
     )
     for layer in range(size.num_layers):
         for direction, suffix in enumerate(("", "_reverse")[: size.num_directions]):

@@ -18,11 +18,11 @@ from model.bundle import Bundle, BundleError, Manifest
 from service.backends import Backend, Batch, RuntimeName
 from service.policy import Limits
 
-# Of each shape; the fastest counts, since others use the machine. TorchScript optimises anew on the first two: the only
-# one of three that was left made 5 workers of 12 take the slower runtime, of five 1.
-_RUNS = 5
-_FIRST_RUNS = 2  # of a shape before the next is begun: on CUDA what is done but once can take 0.4 s
-_ALL_SHAPES_S = 0.15  # for each runtime: once a run of every shape takes that, no larger one is begun
+# How often each shape is timed; the fastest run counts, since the first ones compile, and others use the machine. With
+# three in all 5 workers of 12 took the slower runtime for batches of 64, with five 1.
+_FIRST_RUNS, _ROUNDS = 2, 3
+_ENOUGH_S = 0.15  # once a run of every shape takes one of the runtimes that long, no larger shape is begun
+_LONGEST_S = 2.0  # after which no further round is
 _KNOWN_SHAPES = 65_536
 # How much less time another runtime must take than the usual one, which takes the least for all shapes together: the
 # large ones, which a busy service runs, count for most. To change between them costs their weights' place in the cache,
@@ -42,7 +42,7 @@ class Costs:
         self.timings = timings
         self._estimates = {name: _Estimate(of_one) for name, of_one in timings.items()}
         self._shapes = sorted({shape for of_one in timings.values() for shape in of_one})
-        self._usual = min(self._estimates, key=self._all_shapes_s)
+        self._usual = min(self._estimates, key=self._total_s)
         # A batch is put together by asking for dozens of shapes, nearly all of which have been asked for before.
         self._known = lru_cache(_KNOWN_SHAPES)(self._choose)
 
@@ -72,7 +72,7 @@ class Costs:
         least_s, usual_s = (self._estimates[one](rows, steps) for one in (name, self._usual))
         return (name, least_s) if least_s < _WORTH_A_CHANGE * usual_s else (self._usual, usual_s)
 
-    def _all_shapes_s(self, name: RuntimeName) -> float:
+    def _total_s(self, name: RuntimeName) -> float:
         return sum(self._estimates[name](*shape) for shape in self._shapes)
 
     def _least(self, rows: int, steps: int) -> RuntimeName:
@@ -120,8 +120,8 @@ def measure(
 ) -> Mapping[RuntimeName, Timings]:
     """Time `backends` on the shapes to come, `max_steps` long at most. Blocks; raises `BundleError` if one fails.
 
-    They take turns, at one shape after another, and then all of it again: what else uses the machine for a moment makes
-    neither one of them nor one shape look dear, and it is what they cost beside each other that decides.
+    They take turns, twice at one shape after another, and then at all of them in rounds: what else uses the machine for
+    a moment makes neither one of them nor one shape look dear, and it is what they cost beside each other that decides.
     """
     manifest = bundle.manifest
     longest = min(max(manifest.data.max_length, _STEPS), max_steps)
@@ -139,16 +139,21 @@ def measure(
                 raise BundleError(f"{bundle.folder}: {name} fails to run its graph: {error}") from error
             timings[name][shape] = min(perf_counter() - start, timings[name].get(shape, math.inf))
 
-    rows = 1
+    began, rows = perf_counter(), 1
+    first = _make_batch(manifest, 1, min(lengths))
+    for _ in range(_FIRST_RUNS):  # TorchScript compiles for all shapes; on CUDA, that and what is loaded takes a second
+        take_turns(first)
     while rows <= limits.max_rows and rows * longest <= limits.max_steps:
         for steps in lengths:
             batches.append(_make_batch(manifest, rows, steps))
             for _ in range(_FIRST_RUNS):
                 take_turns(batches[-1])
-        if max(sum(of_one.values()) for of_one in timings.values()) > _ALL_SHAPES_S:
+        if max(sum(of_one.values()) for of_one in timings.values()) > _ENOUGH_S:
             break
         rows *= 2
-    for _ in range(_RUNS - _FIRST_RUNS):
+    for _ in range(_ROUNDS):
+        if perf_counter() - began > _LONGEST_S:
+            break
         for batch in batches:
             take_turns(batch)
     return timings

@@ -51,7 +51,10 @@ class Backend(Protocol):
         """In which it computes: that of the runtime, unless the bundle lacks it."""
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the graph; return `outputs`, names out of `Manifest.outputs`, each with B and T as in `batch`."""
+        """Run the graph; return `outputs`, names out of `Manifest.outputs`, each with B and T as in `batch`.
+
+        They are C-contiguous, and zero in the padding.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from model.bundle import TORCHSCRIPT, Bundle, BundleError
@@ -41,7 +42,12 @@ class TorchScriptBackend:
         with torch.inference_mode():
             results = self._module(*(torch.from_numpy(array).to(self.device) for array in inputs))
             by_name = dict(zip(self._outputs, results, strict=True))
-            return {name: by_name[name].cpu().numpy() for name in outputs}
+            return {name: _plain(by_name[name].cpu().numpy()) for name in outputs}
+
+
+def _plain(output: Array) -> Array:
+    """States `(B, T, D*H)` come with time first in memory, and with -0.0 in their padding."""
+    return np.add(output, 0.0, order="C") if output.ndim == 3 else output
 
 
 def _flatten_weights(module: torch.jit.ScriptModule, hidden_size: int) -> None:
@@ -56,7 +62,7 @@ def _flatten_weights(module: torch.jit.ScriptModule, hidden_size: int) -> None:
         weights = [constant.toIValue() for constant in constants]  # (4*H, F), (4*H, H), (4*H), (4*H)
         with torch.no_grad():
             torch._cudnn_rnn_flatten_weight(  # noqa: SLF001  # as nn.LSTM does
-                weights, len(weights), weights[0].shape[1], lstm, hidden_size, 0, 1, True, False
+                weights, len(weights), weights[0].shape[1], lstm, hidden_size, 0, 1, False, False
             )
 
 

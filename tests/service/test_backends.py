@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bundle import ONNX, ONNX_INT8, TORCHSCRIPT, Bundle, BundleError, open_bundle, publish
+from model.bundle import ONNX, ONNX_INT8, TORCHSCRIPT, Bundle, BundleError, lower_outputs, open_bundle, publish
 from service import backends
 from service.backends import BackendError, Batch, Runtime, choose_runtime, load_backend
 from service.backends.torchscript import TorchScriptBackend, _flatten_weights
@@ -85,6 +85,20 @@ def test_only_what_was_asked_for_comes_back(repository: Path, kind: str, backend
     assert some.keys() == {"cn", "probabilities"}
     for name, array in some.items():
         np.testing.assert_array_equal(array, every[name])
+
+
+@pytest.mark.parametrize("backend", FILES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_is_contiguous_and_the_zeros_of_its_padding_have_no_sign(
+    repository: Path, kind: str, backend: str
+) -> None:
+    bundle = open_kind(repository, kind)
+    lengths = [3, 1, 5]
+    outputs = load_backend(bundle, backend, CPU).run(make_batch(bundle, lengths), bundle.manifest.outputs)
+    assert all(array.flags.c_contiguous for array in outputs.values())
+    for name in ("hidden_states", *lower_outputs(bundle.manifest.num_layers)):
+        for row, length in zip(outputs[name], lengths, strict=True):
+            assert not row[length:].view(np.int32).any()
 
 
 @pytest.mark.parametrize("backend", FILES)

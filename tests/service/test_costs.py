@@ -133,9 +133,9 @@ def test_of_two_runtimes_one_is_chosen_that_costs_little_more_than_the_other_and
 
 
 def test_another_runtime_than_the_usual_one_must_be_clearly_faster() -> None:
-    often = {**TIMINGS, (8, 10): 10.0, (16, 10): 20.0}
+    usual = {**TIMINGS, (8, 10): 10.0, (16, 10): 20.0}
     other = {shape: 2 * s for shape, s in TIMINGS.items()} | {(8, 10): 9.1, (16, 10): 17.9}
-    costs = Costs({"torchscript": other, "onnx": often})
+    costs = Costs({"torchscript": other, "onnx": usual})
     assert (costs.chosen(8, 10), costs(8, 10)) == ("onnx", 10.0)
     assert (costs.chosen(16, 10), costs(16, 10)) == ("torchscript", 17.9)
 
@@ -172,7 +172,7 @@ def test_the_shapes_that_are_measured_double_up_to_the_limits(bundle: Bundle, cl
 
 
 def test_the_fastest_of_a_few_runs_counts(bundle: Bundle, clock: FakeClock) -> None:
-    backend = TimedBackend(clock, [0.04] * 4 + [0.02] * 4 + [0.03] * 4)
+    backend = TimedBackend(clock, [0.04] * 10 + [0.02] * 4 + [0.03] * 8)  # ten to begin with, then rounds of four
     timings = measure({"onnx": backend}, bundle, Limits(max_rows=2, max_steps=1000), max_steps=100)
     assert list(timings["onnx"].values()) == pytest.approx([0.02] * 4)
 
@@ -182,18 +182,31 @@ def test_what_uses_the_machine_for_a_moment_makes_neither_a_shape_nor_a_runtime_
 ) -> None:
     class Disturbed(TimedBackend):
         def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
-            clock.now_s += 4e-3 if clock.now_s < 0.1 else 0.0
+            clock.now_s += 4e-3 if clock.now_s < 0.175 else 0.0
             return super().run(batch, outputs)
 
-    # The first 20 of 80 runs are disturbed: both that begin with, of five shapes of eight.
+    # The first 35 of 84 runs are disturbed: nearly all that come before the rounds, or nearly all of one runtime alone.
     backends: dict[RuntimeName, Backend] = {"onnx": Disturbed(clock), "torchscript": Disturbed(clock)}
     for of_one in measure(backends, bundle, Limits(8, 1000), max_steps=100).values():
         assert list(of_one.values()) == pytest.approx([1e-3] * 8)
 
 
-def test_a_slow_model_is_not_measured_on_ever_larger_shapes(bundle: Bundle, clock: FakeClock) -> None:
-    timings = measure({"onnx": TimedBackend(clock, [0.5])}, bundle, Limits(64, 65_536), max_steps=100)
-    assert timings["onnx"].keys() == {(1, 2), (1, 64)}
+@pytest.mark.parametrize(("slow_s", "most"), [(0.1, 1), (0.03, 4), (0.01, 64)])
+def test_a_slow_runtime_ends_the_measuring_of_ever_larger_shapes_for_all(
+    bundle: Bundle, clock: FakeClock, slow_s: float, most: int
+) -> None:
+    backends: dict[RuntimeName, Backend] = {
+        "onnx": TimedBackend(clock, [slow_s]),
+        "torchscript": TimedBackend(clock, [1e-4]),
+    }
+    for of_one in measure(backends, bundle, Limits(64, 65_536), max_steps=100).values():
+        assert max(rows for rows, _ in of_one) == most
+
+
+def test_a_very_slow_model_is_not_measured_in_further_rounds(bundle: Bundle, clock: FakeClock) -> None:
+    backend = TimedBackend(clock, [0.5])
+    assert measure({"onnx": backend}, bundle, Limits(64, 65_536), max_steps=100)["onnx"].keys() == {(1, 2), (1, 64)}
+    assert len(backend.batches) == 6
 
 
 def test_what_a_runtime_does_but_once_for_a_shape_keeps_no_larger_one_from_being_measured(
@@ -201,7 +214,7 @@ def test_what_a_runtime_does_but_once_for_a_shape_keeps_no_larger_one_from_being
 ) -> None:
     class Compiling(TimedBackend):
         def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
-            clock.now_s += 0.0 if batch.sequences.shape[:2] in self.shapes else 0.4
+            clock.now_s += 0.4 if len(self.batches) < 2 or batch.sequences.shape[:2] not in self.shapes else 0.0
             return super().run(batch, outputs)
 
     timings = measure({"onnx": Compiling(clock)}, bundle, Limits(64, 65_536), max_steps=100)["onnx"]
