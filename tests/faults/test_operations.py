@@ -18,7 +18,7 @@ import pytest
 from factories import make_bundle
 from load import Fleet, Question
 from onnx import TensorProto
-from processes import ServiceProcess, running_service
+from processes import ONNX_ALONE, ServiceProcess, running_service
 
 from model.bundle import MANIFEST, ONNX, TORCHSCRIPT
 from model.bundle.storage import SEAL, seal
@@ -79,7 +79,7 @@ def test_a_clock_that_jumps_by_decades_whenever_it_is_read_changes_nothing(
         assert all(outcome.is_right for outcome in fleet.outcomes)  # no deadline has passed, no connection was idle
         await fleet.close()
 
-    settings = ("--workers=2", "--reload-interval-s=0.05")
+    settings = (ONNX_ALONE, "--workers=2", "--reload-interval-s=0.05")
     with running_service(repository.folder, *settings, environ={"PYTHONPATH": str(tmp_path)}) as service:
         service.wait_until("/health/ready", 200)
         before = service.serving_processes()
@@ -145,7 +145,7 @@ WITHOUT_ROOTS_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_searc
 
 @pytest.fixture
 def following(repository: Repository) -> Iterator[ServiceProcess]:
-    settings = ("--reload-interval-s=0.05", "--workers=2")
+    settings = (ONNX_ALONE, "--reload-interval-s=0.05", "--workers=2")
     with running_service(repository.folder, *settings, prefix=WITHOUT_ROOTS_RIGHTS) as process:
         process.wait_until("/health/ready", 200)
         yield process
@@ -327,7 +327,7 @@ def test_without_a_key_nothing_but_health_is_answered_and_the_file_is_followed(
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first\n")
-    with running_service(repository.folder, f"--api-keys-file={keys}", "--workers=2") as service:
+    with running_service(repository.folder, ONNX_ALONE, f"--api-keys-file={keys}", "--workers=2") as service:
         service.wait_until("/health/ready", 200)
 
         def status(method: str, path: str, key: str = "") -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import OpenPage
 from factories import make_bundle
 from playwright.sync_api import expect
-from processes import ServiceProcess, running_service
+from processes import ONNX_ALONE, ServiceProcess, running_service
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: OpenPage) -> None:
@@ -14,7 +14,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: Open
     keys = tmp_path / "keys"
     keys.write_text("open-sesame\n")
     keys.chmod(0o600)
-    with running_service(tmp_path / "bundles", f"--api-keys-file={keys}") as service:
+    with running_service(tmp_path / "bundles", ONNX_ALONE, f"--api-keys-file={keys}") as service:
         service.wait_until("/health/ready", 200)
         page = open_page(f"{service.url}/#view=prediction", allowed=("status of 401",))
         dialog = page.get_by_role("dialog")
@@ -29,7 +29,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: Open
 
 
 def test_without_a_model_it_says_what_to_run_and_notices_when_there_is_one(tmp_path: Path, open_page: OpenPage) -> None:
-    with running_service(tmp_path, "--reload-interval-s=0.2") as service:
+    with running_service(tmp_path, ONNX_ALONE, "--reload-interval-s=0.2") as service:
         page = open_page(f"{service.url}/", allowed=("status of 503",))
         expect(page.get_by_role("heading", name="There is no model yet")).to_be_visible()
         expect(page.locator("pre")).to_contain_text("python -m model train reference")

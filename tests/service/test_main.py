@@ -17,10 +17,9 @@ import httpx
 import numpy as np
 import pytest
 from factories import ragged
-from processes import running_service
+from processes import ONNX_ALONE, running_service
 
 PREDICT = "/v1/models/tiny/predict"
-ONNX_ALONE = "--backend=onnx"  # starts in a third of the time, for what does not depend on the backend
 
 
 def run_to_the_end(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
