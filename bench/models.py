@@ -63,13 +63,13 @@ def make_model(folder: Path, size: ModelSize) -> Bundle:
         )
     ).eval()
     network.linear.weight.data.mul_(4.0)
-    repository = folder / size.name
-    if repository.exists():
-        shutil.rmtree(repository)
     files, _, parity = export(network, seed=SEED)
     step = (0.5,) * size.input_size
     example = Example(label="0", sequence=(step, step))
     files[EXAMPLES] = Examples(examples=(example,)).model_dump_json().encode()
+    repository = folder / size.name
+    if repository.exists():
+        shutil.rmtree(repository)
     return publish(repository, size.name, files, lambda version, entries: _describe(size, parity, version, entries))
 
 

@@ -34,7 +34,10 @@ class Direction(nn.Module):
     def forward(
         self, x: Tensor, backwards: Tensor, last: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states `(T, B, H)` of `x` `(T, B, F + 1)`, the flag last; `hn`, `cn` at each length `(1, B, H)`."""
+        """Hidden states `(T, B, H)`; `hn`, `cn` `(1, B, H)` after each sequence's last step.
+
+        `x` is `(T, B, F + 1)`: what the layer reads, zero where it is padding, and the flag.
+        """
         if self.backward:
             x = x.gather(0, backwards.expand(-1, -1, x.size(2)))
         states, (_, cn) = self.lstm(x, state)  # (T, B, H)

@@ -22,7 +22,7 @@ from service.policy import Limits
 # three in all 5 workers of 12 took the slower runtime for batches of 64, with five 1.
 _FIRST_RUNS, _ROUNDS = 2, 3
 _ENOUGH_S = 0.15  # once a run of every shape takes one of the runtimes that long, no larger shape is begun
-_LONGEST_S = 2.0  # after which no further round is
+_LONGEST_S = 2.0  # once it all has taken that long, no further round is begun
 _KNOWN_SHAPES = 65_536
 # How much less time another runtime must take than the usual one, which takes the least for all shapes together: the
 # large ones, which a busy service runs, count for most. To change between them costs their weights' place in the cache,

@@ -46,7 +46,7 @@ class TorchScriptBackend:
 
 
 def _plain(output: Array) -> Array:
-    """States `(B, T, D*H)` come with time first in memory, and with -0.0 in their padding."""
+    """States `(B, T, D*H)` come with time first in memory, and with -0.0 in their padding: make them as ONNX's are."""
     return np.add(output, 0.0, order="C") if output.ndim == 3 else output
 
 
