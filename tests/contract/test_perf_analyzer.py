@@ -39,7 +39,8 @@ def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(
     data.write_text(json.dumps({"data": [inputs]}))
     (cuda,) = clients.parent.glob("lib/python3*/site-packages/nvidia/cuda_runtime/lib")
     what = ["-m", "tiny", "-u", address, "-i", "http", "--input-data", data]
-    how = ["--measurement-mode", "count_windows", "--measurement-request-count", "100", "-s", "90", "--max-trials", "3"]
+    # However much the latency varies: it reports nothing if its windows differ by more, as they do on a busy machine.
+    how = ["--measurement-mode", "count_windows", "--measurement-request-count", "100", "-s", "1000"]
     ended = subprocess.run(
         [perf_analyzer, *what, *how],
         env={"LD_LIBRARY_PATH": str(cuda)},
@@ -49,6 +50,8 @@ def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(
         check=False,
     )
     client, _, server = ended.stdout.partition("Server:")
-    assert int(re.findall(r"Request count: (\d+)", client)[0]) >= 100, ended.stdout + ended.stderr
+    counts = re.findall(r"Request count: (\d+)", client)
+    assert counts, ended.stdout + ended.stderr
+    assert int(counts[0]) >= 100
     assert int(re.findall(r"Execution count: (\d+)", server)[0]) >= 100
     assert re.search(r"queue \d+ usec \+ compute input \d+ usec \+ compute infer \d+ usec", server)
