@@ -80,13 +80,17 @@ class _Timer:
 
 
 class Generator:
-    """Sends by the schedule over the connections that are free; what finds none waits, its clock running."""
+    """Sends by the schedule over the connections that are free; what finds none waits, its clock running.
+
+    The one that has been free for longest is next: all are in use alike, as those of as many clients would be. With the
+    one that was freed last few of them carried the load, and chance said which workers those belonged to.
+    """
 
     def __init__(self, requests: Sequence[bytes], due_s: Sequence[float]) -> None:
         self._requests, self._due_s = requests, due_s
         self._next = 0
         self._waiting: deque[tuple[bytes, float]] = deque()
-        self.free: list[_Connection] = []
+        self.free: deque[_Connection] = deque()
         self.latencies_s: list[float] = []
         self.late_s: list[float] = []
         self.errors = 0
@@ -114,7 +118,7 @@ class Generator:
             request = self._requests[number % len(self._requests)]
             if self.free:
                 self.late_s.append(now - due_s[number])
-                self.free.pop().send(request, due_s[number])
+                self.free.popleft().send(request, due_s[number])
             else:
                 self._waiting.append((request, due_s[number]))
             number += 1

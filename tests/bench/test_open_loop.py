@@ -1,4 +1,6 @@
 import asyncio
+from asyncio import StreamReader, StreamWriter
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -37,14 +39,23 @@ def test_the_length_of_an_answer(head: bytes, length: int) -> None:
     assert content_length(head) == length
 
 
-def run_against(pieces: list[bytes], *, count: int = 200, pause_s: float = 0.0, close: bool = False) -> Outcome:
-    """Send `count` requests to a server that answers each with `pieces`, one write each."""
+def run_against(
+    pieces: list[bytes],
+    *,
+    count: int = 200,
+    pause_s: float = 0.0,
+    close: bool = False,
+    requests: Counter[StreamWriter] | None = None,
+) -> Outcome:
+    """Send `count` requests to a server that answers each with `pieces`, one write each, and counts its `requests`."""
 
     connections = set()
+    requests = Counter() if requests is None else requests
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         connections.add(asyncio.current_task())
         while await reader.read(1000):
+            requests[writer] += 1
             for piece in pieces:
                 await asyncio.sleep(pause_s)
                 writer.write(piece)
@@ -68,6 +79,12 @@ def test_every_request_is_answered_once() -> None:
     outcome = run_against([ANSWER])
     assert (outcome.answers, outcome.errors) == (200, 0)
     assert 0 < outcome.p50_ms <= outcome.p99_ms
+
+
+def test_connections_take_turns() -> None:
+    requests: Counter[StreamWriter] = Counter()
+    assert run_against([ANSWER], count=2 * CONNECTIONS, requests=requests).answers == 2 * CONNECTIONS
+    assert list(requests.values()) == [2] * CONNECTIONS
 
 
 def test_an_answer_may_come_in_pieces() -> None:
