@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from conftest import OpenPage
 from playwright.sync_api import Page, expect
@@ -42,6 +43,13 @@ def test_a_phone_is_wide_enough(service: ServiceProcess, open_page: OpenPage, vi
     assert page.evaluate("document.documentElement.scrollWidth") <= LOOKS["phone"]["viewport"]["width"]
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_narrowest_phone_is_wide_enough(service: ServiceProcess, open_page: OpenPage, view: str) -> None:
+    page = open_view(open_page, service, view, "phone")
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def test_the_dark_is_dark(service: ServiceProcess, open_page: OpenPage) -> None:
     def brightness(look: str) -> float:
         page = open_view(open_page, service, "flow", look)
@@ -75,6 +83,10 @@ def test_the_whole_way_can_be_gone_by_keyboard(service: ServiceProcess, open_pag
     page.locator(".stage").first.wait_for()
     press(page, "Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    press(page, "Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page).to_have_url(re.compile("#view=flow&model=reference"))
+    press(page, "Shift+Tab")
     focus_by_tab(page, "Data flow")
     press(page, "ArrowRight", "ArrowRight")
     expect(page.get_by_role("tab", name="Prediction")).to_be_focused()
@@ -97,3 +109,18 @@ def test_a_value_can_be_changed_with_the_arrow_keys(service: ServiceProcess, ope
     press(page, "Home", "ArrowRight", "ArrowUp", "ArrowUp")
     expect(page.get_by_text("1 value changed")).to_be_visible()
     expect(page).to_have_url(re.compile("edit=1:0:"))
+
+
+def test_a_key_that_is_held_loses_no_press(service: ServiceProcess, open_page: OpenPage) -> None:
+    sequence = httpx.get(f"{service.url}/v1/models/reference/examples").json()["examples"][0]["sequence"]
+    values = [value for step in sequence for value in step]
+    nudge = 0.02 * 1.5 * (max(values) - min(values))  # the chart has room for half as much again
+    page = open_page(f"{service.url}/#view=prediction&model=reference&example=1&step=1")
+    expect(page.locator(".answer-label")).not_to_be_empty()
+    knob = page.locator("svg.editable")
+    knob.focus()
+    press(page, *["ArrowUp"] * 30)
+    least = sequence[0][0] + 30 * nudge - 0.02  # rounded to 4 digits, each time
+    page.wait_for_function(
+        "least => document.querySelector('svg.editable').getAttribute('aria-valuenow') >= least", arg=least
+    )

@@ -165,10 +165,52 @@ def test_pasted_json_is_classified(service: ServiceProcess, open_page: OpenPage)
     check_answer(page, ask(service, "reference", sequence)[0])
 
 
+def paste(page: Page, sequence: list[list[float]]) -> None:
+    page.get_by_label("Sequence as JSON").fill(json.dumps(sequence))
+    page.get_by_role("button", name="Classify this").click()
+
+
+def test_sequences_that_are_too_long_for_a_link_are_told_apart(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=prediction&model=JapaneseVowels")
+    page.get_by_role("button", name="Paste JSON").click()
+    for steps, value in ((600, 0.1), (700, -0.5)):
+        sequence = [[value] * 12] * steps
+        paste(page, sequence)
+        expect(page.get_by_text(f"step {steps} of {steps}").first).to_be_visible()
+        check_answer(page, ask(service, "JapaneseVowels", sequence)[0])
+    expect(page).to_have_url(re.compile("sequence=kept2"))
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("too long for a link")
+    expect(page.get_by_role("button", name="Save the trace as JSON")).to_be_disabled()
+    page.get_by_role("button", name="Code for this view").click()
+    expect(page.get_by_role("dialog").locator("pre")).to_contain_text("v1/models")
+    page.keyboard.press("Escape")
+    page.get_by_label("Held-out example").select_option(index=1)
+    check_answer(page, ask(service, "JapaneseVowels", example(service, "JapaneseVowels", 1)["sequence"])[0])
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_is_typed_is_taken_as_it_is_or_refused(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=prediction&model=reference&example=1&step=5")
+    value = page.get_by_label("Value at step 5")
+    value.fill("0.123456")
+    value.press("Enter")
+    expect(page).to_have_url(re.compile(r"edit=4:0:0\.123456(&|$)"))
+    value.fill("1e39")
+    value.press("Enter")
+    assert "32-bit float" in value.evaluate("node => node.validationMessage")
+    unit = page.get_by_label("Unit", exact=True)
+    unit.fill("9999")
+    unit.press("Enter")
+    expect(unit).to_have_value("8")
+    expect(page).to_have_url(re.compile(r"edit=4:0:0\.123456(&|$).*unit=8"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[[1, 2", "this is not JSON"),
+        ('{"sequences": [[[1, 2, 3, 4, 5]], [[1, 2, 3, 4, 5]]]}', "these are 2 sequences"),
         ("[[1, 2, 3, 4, 5], [1, 2]]", "sequences[0][1]: 2 features, the model takes 5"),
         ('[[1, 2, 3, 4, "x"]]', "sequences[0][0][4]: must be a number, got 'x'"),
         ("[]", "sequences[0]: must not be empty"),

@@ -1,6 +1,9 @@
 """The shape lab and its quiz: what they show is what the service says, and so is what is right."""
 
+import json
 import re
+import subprocess
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -33,6 +36,7 @@ def test_shapes_and_parameters_are_those_of_the_api(service: ServiceProcess, ope
         ("hidden_size: units", "", "missing 1 required positional argument: 'hidden_size'"),
         ("hidden_size: units", "0", "hidden_size must be greater than zero"),
         ("num_layers", "many", "num_layers should be of type int, got: str"),
+        ("batch; empty: unbatched", "Infinity", "batch"),
         ("features; empty: input_size", "3", "Expected 5, got 3"),
     ],
 )
@@ -79,3 +83,23 @@ def test_the_lab_works_without_torch_in_the_service_and_says_what_torch_says(ser
     output, (hn, cn) = torch.nn.LSTM(3, 7, 2, bidirectional=True)(torch.zeros(6, 4, 3))
     for name, tensor in (("output", output), ("h_n", hn), ("c_n", cn)):
         assert [axis["size"] for axis in answer[name]] == list(tensor.shape)
+
+
+def test_the_code_for_a_link_runs_nothing_that_the_link_brings(service: ServiceProcess, open_page: OpenPage) -> None:
+    lab = quote(json.dumps({"input_size": 5, "hidden_size": "8'; echo mischief; echo '"}))
+    page = open_page(f"{service.url}/#view=shapes&lab={lab}", allowed=("status of 400",))
+    expect(page.get_by_role("alert")).to_contain_text("hidden_size")
+    page.get_by_role("button", name="Code for this view").click()
+    code = page.get_by_role("dialog").locator("pre").inner_text()
+    ran = subprocess.run(["bash", "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert "hidden_size" in json.loads(ran.stdout)["error"]
+
+
+def test_what_was_typed_stays_when_the_model_changes_and_nonsense_in_a_link_is_left_out(
+    service: ServiceProcess, open_page: OpenPage
+) -> None:
+    page = open_page(f"{service.url}/#view=shapes&lab=null")
+    expect(page.locator("#parameter-count")).to_have_text("480")
+    page.get_by_label("num_layers").fill("2")
+    page.get_by_label("Model", exact=True).select_option("both")
+    expect(page).to_have_url(re.compile("model=both.*num_layers%22:2"))

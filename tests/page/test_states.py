@@ -18,10 +18,12 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: Open
         service.wait_until("/health/ready", 200)
         page = open_page(f"{service.url}/#view=prediction", allowed=("status of 401",))
         dialog = page.get_by_role("dialog")
-        dialog.get_by_label("API key").fill("wrong")
-        dialog.get_by_role("button", name="Use this key").click()
-        dialog.get_by_label("API key").fill("open-sesame")
-        dialog.get_by_role("button", name="Use this key").click()
+        page.keyboard.press("Escape")
+        expect(page.get_by_text("a valid API key is needed")).to_be_visible()
+        page.get_by_role("button", name="Try again").click()
+        for key in ("wrong", "schlüssel€", "open-sesame"):  # no header could hold the second
+            dialog.get_by_label("API key").fill(key)
+            dialog.get_by_role("button", name="Use this key").click()
         expect(page.locator(".answer-label")).not_to_be_empty()
         page.reload()
         expect(page.locator(".answer-label")).not_to_be_empty()
@@ -38,6 +40,20 @@ def test_without_a_model_it_says_what_to_run_and_notices_when_there_is_one(tmp_p
         page.get_by_role("tab", name="Data flow").click()
         make_bundle(tmp_path, "tiny")
         expect(page.locator(".stage").first).to_be_visible(timeout=15_000)
+
+
+def test_a_version_that_is_published_meanwhile_can_be_chosen(tmp_path: Path, open_page: OpenPage) -> None:
+    make_bundle(tmp_path, "tiny")
+    with running_service(tmp_path, ONNX_ALONE, "--reload-interval-s=0.2", "--version-policy=all") as service:
+        service.wait_until("/health/ready", 200)
+        page = open_page(f"{service.url}/#view=flow")
+        version = page.get_by_label("Version", exact=True)
+        expect(version.locator("option")).to_have_text(["1"])
+        make_bundle(tmp_path, "tiny", seed=1)
+        service.wait_until("/v1/models/tiny/versions/2", 200)
+        page.get_by_role("tab", name="Training").click()
+        expect(version.locator("option")).to_have_text(["2", "1"])
+        expect(version).to_have_value("1")
 
 
 def test_a_link_to_what_is_gone_leads_to_what_is_there(service: ServiceProcess, open_page: OpenPage) -> None:

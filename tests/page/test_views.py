@@ -59,6 +59,19 @@ def test_the_flow_shows_the_values_of_the_chosen_example(
         expect(page.locator(f"#stage-{stage} .bar-value")).to_have_text(shown)
 
 
+def test_another_example_of_the_flow_starts_without_the_changes_of_the_last(
+    service: ServiceProcess, open_page: OpenPage
+) -> None:
+    page = open_page(f"{service.url}/#view=prediction&model=reference&example=1&step=2&edit=0:0:5")
+    expect(page.get_by_text("1 value changed")).to_be_visible()
+    page.get_by_role("tab", name="Data flow").click()
+    page.get_by_label("Look at example").select_option(index=3)
+    expect(page).to_have_url(re.compile("example=4"))
+    page.get_by_role("tab", name="Prediction").click()
+    expect(page.get_by_text("step 10 of 10").first).to_be_visible()
+    expect(page.get_by_text("value changed")).to_have_count(0)
+
+
 def test_a_batch_that_cannot_be_is_told_beside_its_field(service: ServiceProcess, open_page: OpenPage) -> None:
     page = open_page(f"{service.url}/#view=flow&model=reference")
     batch, alert = page.get_by_label("Sequences in the batch"), page.get_by_role("alert")
@@ -159,6 +172,36 @@ def test_model_and_version_can_be_chosen(service: ServiceProcess, open_page: Ope
     expect(page).to_have_url(re.compile("model=JapaneseVowels"))
     page.reload()
     expect(page.get_by_role("heading", name="How JapaneseVowels learnt")).to_be_visible()
+
+
+def test_a_description_that_comes_late_is_not_shown(service: ServiceProcess, open_page: OpenPage) -> None:
+    page = open_page(f"{service.url}/#view=shapes&model=reference")
+    page.locator("#parameter-count").wait_for()
+    held = hold(page, "**/models/JapaneseVowels/**")
+    page.get_by_label("Model", exact=True).select_option("JapaneseVowels")
+    with page.expect_request("**/JapaneseVowels/**"):
+        page.get_by_role("tab", name="Training").click()
+    page.get_by_label("Model", exact=True).select_option("reference")
+    title = page.get_by_role("heading", name="learnt")
+    expect(title).to_have_text("How reference learnt")
+    with page.expect_response("**/JapaneseVowels/**/examples"):
+        for route in held:
+            route.continue_()
+    page.wait_for_timeout(300)  # what it must not do, it would do at once
+    expect(title).to_have_text("How reference learnt")
+
+
+def test_live_starts_anew_when_the_service_does(service: ServiceProcess, open_page: OpenPage) -> None:
+    counts = iter([500, 510, 3, 4])
+
+    def answer(route: Route) -> None:
+        route.fulfill(body=f"lstm_request_duration_seconds_count {next(counts, 4)}\n")
+
+    page = open_page(f"{service.url}/")
+    page.route("**/metrics", answer)
+    page.get_by_role("tab", name="Live").click()
+    expect(page.get_by_text("10 inference requests in the time shown")).to_be_visible()
+    expect(page.get_by_text("1 inference request in the time shown")).to_be_visible()
 
 
 def test_live_counts_what_is_sent(service: ServiceProcess, open_page: OpenPage) -> None:

@@ -39,7 +39,7 @@ async function copyText(button, text) {
 
 function curl(base, { path, body }, key) {
   const header = key ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
-  const data = body === undefined ? "" : ` \\\n  -d '${JSON.stringify(body)}'`;
+  const data = body === undefined ? "" : ` \\\n  -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
   return `curl -s ${base}${path}${header}${data}`;
 }
 

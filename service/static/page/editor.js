@@ -62,6 +62,8 @@ export class Editor {
     series.push({ name: `feature ${at + 1}`, values: sequence.column(at), colour: 0 });
     if (!this.drawing) this.reach = reachOf(original, sequence);
     this.lines.setData(series, { range: this.reach });
+    this.lines.svg.setAttribute("aria-valuemin", this.reach[0]);
+    this.lines.svg.setAttribute("aria-valuemax", this.reach[1]);
   }
 
   // Dots to hold on to.
@@ -107,7 +109,7 @@ export class Editor {
     const changes = [];
     for (let at = Math.min(from, step); at <= Math.max(from, step); at++) {
       const share = step === from ? 1 : (at - from) / (step - from);
-      changes.push([at, start + (value - start) * share]);
+      changes.push([at, rounded(start + (value - start) * share)]);
     }
     this.drawing = { step, value };
     this.change(changes, step);
@@ -116,24 +118,38 @@ export class Editor {
   press(event) {
     const [low, high] = this.reach;
     const nudge = (high - low) * (event.shiftKey ? 0.1 : 0.02);
-    const { step, sequence: { steps } } = this;
+    const { steps } = this.sequence;
+    const step = indexOf(this.app.state.step, steps, steps - 1); // not what is drawn: keys come faster than answers
     const target = { ArrowLeft: step - 1, ArrowRight: step + 1, Home: 0, End: steps - 1 }[event.key];
     const raised = { ArrowUp: nudge, ArrowDown: -nudge }[event.key];
     if (target !== undefined) this.app.set({ step: indexOf(target + 1, steps) + 1 });
-    else if (raised) this.change([[step, this.sequence.at(step, this.at) + raised]], step);
+    else if (raised) this.change([[step, rounded(this.pending(step) + raised)]], step);
     else return;
     event.preventDefault();
   }
 
+  // The value at `step` of this feature after all changes, of which the last need not have been answered yet.
+  pending(step) {
+    return parseEdits(this.app.state.edit).get(`${step}:${this.at}`) ?? this.original.at(step, this.at);
+  }
+
   type() {
-    if (this.value.value !== "") this.change([[this.step, Number(this.value.value)]], this.step);
+    if (this.value.value === "") return;
+    const value = Math.fround(Number(this.value.value));
+    this.value.setCustomValidity(Number.isFinite(value) ? "" : "larger than a 32-bit float can be");
+    if (this.value.reportValidity()) this.change([[this.step, value]], this.step);
   }
 
   change(values, step) {
     const edits = parseEdits(this.app.state.edit);
-    for (const [at, value] of values) edits.set(`${at}:${this.at}`, shortest(Math.fround(Number(value.toPrecision(4)))));
+    for (const [at, value] of values) edits.set(`${at}:${this.at}`, shortest(Math.fround(value)));
     this.app.set({ edit: formatEdits(edits), step: step + 1 });
   }
+}
+
+// What is drawn or nudged has no more digits than can be meant.
+function rounded(value) {
+  return Number(value.toPrecision(4));
 }
 
 // The range of the chart: what the sequence holds, with room to draw beyond it.

@@ -14,7 +14,8 @@ const MOST = 256, USUAL = 100, BARS = 16;
 export function createFlow(panel, app) {
   const batch = el("input", { type: "number", min: 1, max: MOST, value: USUAL,
     onchange: () => app.set({ batch: batch.value }) });
-  const example = select([], 0, { onchange: () => app.set({ example: Number(example.value) + 1 }) });
+  const example = select([], 0, { onchange: () =>
+    app.set({ example: Number(example.value) + 1, sequence: undefined, edit: undefined, step: undefined }) });
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const chain = el("ol", { class: "chain", "aria-label": "Shapes from input to answer" });
   const note = el("p", { class: "note" });

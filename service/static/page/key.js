@@ -5,7 +5,8 @@ import { el } from "./dom.js";
 // Resolves to the key, or to null if none is given.
 export function askForKey(reason) {
   const dialog = document.getElementById("dialog");
-  const input = el("input", { type: "password", id: "key", autocomplete: "current-password", required: true });
+  const input = el("input", { type: "password", id: "key", autocomplete: "current-password", required: true,
+    pattern: "[ -~]+", title: "letters, digits and signs of ASCII: nothing else fits into a header" });
   const form = el("form", { method: "dialog", class: "stack tight" },
     el("h2", { id: "dialog-title" }, "This service asks for a key"),
     el("p", { class: "error" }, reason),

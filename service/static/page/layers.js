@@ -9,6 +9,11 @@ import { Matrix, argmax } from "./trace.js";
 const GATE_NAMES = [["hidden", "Hidden"], ["cell", "Cell state"], ["forget", "Forget gate"], ["input", "Input gate"],
   ["candidate", "Candidate"], ["output", "Output gate"]];
 
+const HANDED_ON = "What the LSTM hands on: one number a unit, after the last step.";
+const CHANGED = "By how much your changes moved what the LSTM hands on; blue is up, orange down.";
+const STATES = "Each column is a time step, each row a unit; blue is above zero, orange below.";
+const CHANGED_STATES = "By how much your changes moved each unit at each time step; blue is up, orange down.";
+
 export class Layers {
   constructor(app) {
     this.app = app;
@@ -19,10 +24,10 @@ export class Layers {
     this.last = new HeatMap({ label: "Last hidden state", height: 44, columnName: "unit" });
     this.logits = new BarChart({ label: "Logits" });
     this.softmax = new BarChart({ label: "Probabilities after softmax" });
-    this.statesFigure = figure("The network's state over time", "Each column is a time step, each row a unit; blue is above zero, orange below. Click one to look inside.", this.states, { class: "card" });
+    this.statesFigure = figure("The network's state over time", STATES, this.states, { class: "card" });
     this.statesFigure.querySelector(".saves").prepend(this.what);
-    this.tail = el("div", { class: "grid" },
-      figure("Last hidden state", "What the LSTM hands on: one number a unit, after the last step.", this.last, { class: "card" }),
+    this.lastFigure = figure("Last hidden state", HANDED_ON, this.last, { class: "card" });
+    this.tail = el("div", { class: "grid" }, this.lastFigure,
       figure("Logits", "A weighted sum of the last hidden state for each class.", this.logits, { class: "card span-6" }),
       figure("Softmax", "Logits as shares of one: exponentials, scaled.", this.softmax, { class: "card span-6" }));
   }
@@ -37,6 +42,8 @@ export class Layers {
     const last = difference ? new Matrix(trace.lastHidden, trace.lastHidden.length).minus(new Matrix(before.lastHidden, 1)).values : trace.lastHidden;
     this.last.setData(last, 1, { range: difference ? undefined : 1 });
     this.last.setCursor(null);
+    this.lastFigure.querySelector(".note").textContent = difference ? CHANGED : HANDED_ON;
+    this.statesFigure.querySelector(".note").textContent = `${difference ? CHANGED_STATES : STATES} Click one to look inside.`;
     const bars = (values, old) => trace.labels.map((name, index) =>
       ({ name, value: values[index], before: old?.[index], strong: index === argmax(trace.probabilities) }));
     this.logits.setData(bars(trace.logits, before?.logits));

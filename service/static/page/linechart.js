@@ -96,7 +96,7 @@ export class LineChart {
       const joined = index && Number.isFinite(values[index - 1]);
       shape.push(`${joined ? "L" : "M"}${this.x(index).toFixed(1)} ${this.y(value).toFixed(1)}`);
     });
-    const dot = values.length === 1 ? "h.01" : "";
+    const dot = values.length === 1 && shape.length ? "h.01" : "";
     return svg("path", { class: `line ${ink(colour)} ${faint ? "faint" : ""} ${dot && "dot"}`,
       d: shape.join("") + dot, "stroke-dasharray": dashed ? "4 4" : colour > 5 ? "9 3" : null });
   }

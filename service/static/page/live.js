@@ -9,6 +9,7 @@ import { buckets, parse, quantile, sum } from "./prometheus.js";
 
 const EVERY_MS = 2000, KEPT = 61, SAMPLES = 200, AT_ONCE = 8;
 const STAGES = ["decode", "queue", "compute_input", "compute_infer", "compute_output", "encode"];
+const REQUESTS = "lstm_request_duration_seconds_count";
 const asked = ({ api: name }) => name === "v1" || name === "v2";
 const ms = (value) => `${fixed(value, value < 10 ? 2 : 1)} ms`;
 
@@ -39,8 +40,8 @@ class Live {
     return el("div", { class: "grid" },
       figure("Requests per second", "Inference requests and questions about models, answered and refused, every two seconds.", this.requests, { class: "card span-6" }),
       figure("Latency", "From a request's arrival to its answer: half are faster than the median, one in a hundred is slower than the 99th percentile.", this.latency, { class: "card span-6" }),
-      figure("Median by stage", "Where the time of a typical request goes, over the last two minutes.", this.stages, { class: "card span-6" }),
-      figure("99th percentile by stage", "Where the slowest in a hundred wait, over the last two minutes.", this.tails, { class: "card span-6" }),
+      figure("Median by stage", "Where the time of a typical request goes.", this.stages, { class: "card span-6" }),
+      figure("99th percentile by stage", "Where the slowest in a hundred wait.", this.tails, { class: "card span-6" }),
       figure("Batch sizes", "How many sequences the model read at once, by the number of runs.", this.batches, { class: "card span-6" }),
       figure("Padding", "Which share of a batch's steps only filled up shorter sequences, by the number of runs.", this.padding, { class: "card span-6" }));
   }
@@ -59,8 +60,9 @@ class Live {
   async poll() {
     if (document.hidden) return;
     try {
-      this.scrapes.push({ at: performance.now(), clock: new Date(), samples: parse(await api.metrics()) });
-      this.scrapes = this.scrapes.slice(-KEPT);
+      const scrape = { at: performance.now(), clock: new Date(), samples: parse(await api.metrics()) };
+      const earlier = restarted(this.scrapes.at(-1), scrape) ? [] : this.scrapes;
+      this.scrapes = [...earlier, scrape].slice(-KEPT);
       showError(this.error, null);
       this.draw();
     } catch (error) {
@@ -76,10 +78,10 @@ class Live {
     const since = scrapes.length > 1 ? first : null;
     this.drawTiles(last);
     this.drawRates(steps, labels);
-    const recent = sum(last, "lstm_request_duration_seconds_count") - (since ? sum(since, "lstm_request_duration_seconds_count") : 0);
+    const recent = sum(last, REQUESTS) - (since ? sum(since, REQUESTS) : 0);
     this.state.textContent = scrapes.length > 1 && recent
-      ? `${whole(recent)} inference requests in the time shown.`
-      : "No inference request since you opened this view; what is below is since the service started. Send some and watch.";
+      ? `${whole(recent)} inference ${recent === 1 ? "request" : "requests"} in the time shown.`
+      : "No inference request in the time shown; what is below is since the service started. Send some and watch.";
     this.drawStages(last, recent ? since : null);
     this.drawBatches(last, recent ? since : null);
   }
@@ -153,6 +155,11 @@ class Live {
   request() {
     return { path: "metrics" };
   }
+}
+
+// Counters fall only when the service starts anew.
+function restarted(before, now) {
+  return before !== undefined && sum(now.samples, REQUESTS) < sum(before.samples, REQUESTS);
 }
 
 function between(low, high) {

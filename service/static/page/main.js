@@ -7,10 +7,10 @@ import { announce, el, setOptions, showError } from "./dom.js";
 import { createFlow } from "./flow.js";
 import { askForKey } from "./key.js";
 import { createLive } from "./live.js";
-import { showMissing } from "./missing.js";
+import { showFailure, showMissing } from "./missing.js";
 import { createPrediction } from "./prediction.js";
 import { createShapes } from "./shapes.js";
-import { readLink, writeLink } from "./state.js";
+import { linkTo, readLink, writeLink } from "./state.js";
 import { createTraining } from "./training.js";
 
 const VIEWS = {
@@ -52,14 +52,27 @@ class App {
     return this.cache.get(place);
   }
 
-  // Change what is shown. Another model or version starts from its first example.
+  // Change what is shown. Another model or version starts from its first example; what is served may have changed when
+  // another view is opened.
   set(changes) {
     const entry = "view" in changes && changes.view !== this.state.view;
     const moved = ["model", "version"].some((name) => name in changes && changes[name] !== this.state[name]);
-    const { view, model, version } = this.state;
-    this.state = { ...(moved ? { view, model, version } : this.state), ...changes };
+    const { view, model, version, lab } = this.state;
+    this.state = { ...(moved ? { view, model, version, lab } : this.state), ...changes };
     writeLink(this.state, { entry });
     this.show();
+    if (entry && this.models.length) this.refresh();
+  }
+
+  async refresh() {
+    try {
+      await this.load();
+    } catch (error) {
+      if (!(error instanceof api.ApiError)) throw error;
+      return; // what is there is shown; a view that needs more says what is wrong
+    }
+    writeLink(this.state, { entry: false });
+    await this.show();
   }
 
   async show() {
@@ -119,8 +132,9 @@ class App {
     try {
       await this.load();
     } catch (error) {
-      if (error.status === 503) showMissing(node("missing"), error, () => this.start());
-      else this.fail(error);
+      const show = error.status === 503 ? showMissing : showFailure;
+      show(node("missing"), error, () => this.start());
+      if (!(error instanceof api.ApiError)) console.error(error);
     }
     writeLink(this.state, { entry: false });
     await this.show();
@@ -138,7 +152,11 @@ class App {
       this.set({ model: target.value, version: this.versionsOf(target.value).at(-1) }));
     node("version").addEventListener("change", ({ target }) => this.set({ version: target.value }));
     node("code").addEventListener("click", () => showCode(this));
-    node("link").addEventListener("click", () => copyLink());
+    node("link").addEventListener("click", () => copyLink(linkTo(this.state)));
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the link keeps the view
+      node("content").focus();
+    });
     addEventListener("hashchange", () => this.follow());
   }
 
@@ -165,9 +183,9 @@ function moveFocus(event, tabs) {
   tab.click();
 }
 
-async function copyLink() {
+async function copyLink(hash) {
   try {
-    await navigator.clipboard.writeText(location.href);
+    await navigator.clipboard.writeText(new URL(hash, location.href).href);
     flash("Copied");
   } catch {
     flash("It is in the address bar");

@@ -1,10 +1,12 @@
-// What is shown while there is no model: what to run. It goes away by itself when there is one.
+// What is shown instead of a model: what to run while there is none, and what went wrong if the service did not say which
+// there are.
 
 import * as api from "./api.js";
 import { el } from "./dom.js";
 
 const EVERY_MS = 2000;
 
+// It goes away by itself when there is a model.
 export function showMissing(panel, error, onfound) {
   panel.replaceChildren(
     el("h2", {}, "There is no model yet"),
@@ -24,4 +26,12 @@ export function showMissing(panel, error, onfound) {
     onfound();
   };
   setTimeout(ask, EVERY_MS);
+}
+
+export function showFailure(panel, error, again) {
+  panel.replaceChildren(
+    el("h2", {}, "The service did not say which models it serves"),
+    el("p", { class: "error", role: "alert" }, error.message),
+    el("div", { class: "row" }, el("button", { class: "primary", type: "button", onclick: again }, "Try again")),
+  );
 }

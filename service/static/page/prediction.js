@@ -22,7 +22,8 @@ export function createPrediction(panel, app) {
 class Prediction {
   constructor(panel, app) {
     this.app = app;
-    this.source = new Source(app, (sequence) => (this.kept = sequence));
+    this.kept = new Map(); // sequences that are too long for a link, by what it has in their place
+    this.source = new Source(app, (sequence) => this.keep(sequence));
     this.editor = new Editor(app);
     this.answer = new Answer();
     this.compare = new Compare(app);
@@ -35,17 +36,23 @@ class Prediction {
   }
 
   build(panel) {
-    const save = el("button", { type: "button", class: "quiet", onclick: () => this.saveTrace() }, "Save the trace as JSON");
+    this.save = el("button", { type: "button", class: "quiet", disabled: true, onclick: () => this.saveTrace() }, "Save the trace as JSON");
     panel.append(
       heading("One sequence, step by step", "Choose a sequence, see the answer, then follow it backwards: what every layer computed, gate by gate, and when the model made up its mind."),
       el("div", { class: "grid top" },
         el("section", { class: "card span-7 stack tight", "aria-label": "Sequence" }, this.source.node, this.error, this.editor.node),
         el("section", { class: "card span-5 stack", "aria-label": "Answer" }, this.answer.node,
-          el("div", { class: "row" }, this.compare.picker, save))),
+          el("div", { class: "row" }, this.compare.picker, this.save))),
       this.transport.node, this.compare.node, this.unfolding.node, this.layers.statesFigure,
       el("div", { class: "grid" }, this.gates.gatesFigure, this.gates.memoryFigure, this.gates.sumCard),
       this.layers.tail,
     );
+  }
+
+  keep(sequence) {
+    const name = `kept${this.kept.size + 1}`;
+    this.kept.set(name, sequence);
+    return name;
   }
 
   // Calls that come while the service is asked are put together into one.
@@ -71,6 +78,8 @@ class Prediction {
   async once() {
     const about = await this.app.about();
     const { model, version, example, sequence, edit, compare, values, show, layer, feature } = this.app.state;
+    if (about.name !== model || about.version !== version) return; // another was chosen meanwhile, and is asked for next
+    this.source.offer(about);
     const place = [model, version, example, sequence, edit, compare].join("|");
     if (place !== this.place) {
       await this.fetch(about);
@@ -93,19 +102,23 @@ class Prediction {
       ask(sequence), edits.size ? ask(given.original) : null, this.compare.fetch(about, sequence, given.truth),
     ]);
     Object.assign(this, given, { about, sequence, trace, before, other });
-    this.source.show(about, { chosen: given.chosen, sequence });
+    this.source.show({ chosen: given.chosen, sequence });
+    this.save.disabled = false;
   }
 
   // The sequence that the link names, and its true class, if that is known.
   given(about) {
     const { sequence, example } = this.app.state;
-    if (sequence) {
-      const original = sequence === "kept" ? this.kept : unpackOr(sequence);
-      if (original) return { original, truth: null };
-    }
+    if (sequence) return { original: sequence.startsWith("kept") ? this.keptAs(sequence) : unpackOr(sequence), truth: null };
     const chosen = indexOf(example, about.examples.length);
     const original = Sequence.fromRows(about.examples[chosen].sequence);
     return { original, chosen, truth: about.examples[chosen].label };
+  }
+
+  keptAs(name) {
+    const sequence = this.kept.get(name);
+    if (!sequence) throw new RangeError("this sequence is too long for a link; paste it again, or choose another");
+    return sequence;
   }
 
   draw(about) {
@@ -141,6 +154,7 @@ class Prediction {
   }
 
   request() {
+    if (!this.sequence) return null;
     const { model, version } = this.app.target;
     const rows = this.sequence.rows();
     return {

@@ -34,7 +34,7 @@ const QUESTIONS = [
   (given, base) => ({
     ask: `How many parameters does ${base.call} have?`,
     read: count,
-    why: "four gates, each with a weight for every input feature, one for every hidden unit, and two biases.",
+    why: "four gates, each with a weight for every input feature, one for every hidden unit, and two biases; bias=False leaves those out.",
     mistakes: [
       [{ bias: !given.bias }, given.bias ? "the gates have biases too, two of each" : "bias=False leaves the biases out"],
       [{ num_layers: given.num_layers === 1 ? 2 : 1 }, "count the layers"],

@@ -85,7 +85,9 @@ export function parseJson(text) {
     throw new Error(`this is not JSON: ${error.message}`);
   }
   if (found?.sequences !== undefined) found = found.sequences;
-  return Array.isArray(found?.[0]?.[0]) ? found[0] : found;
+  if (!Array.isArray(found?.[0]?.[0])) return found;
+  if (found.length > 1) throw new Error(`these are ${found.length} sequences; one can be looked at`);
+  return found[0];
 }
 
 const NO_FEATURES = new Set(["sequence_id", "step", "label"]);

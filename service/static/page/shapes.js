@@ -44,7 +44,7 @@ export function createShapes(panel, app) {
     const wanted = {};
     for (const [name] of SIZES) {
       const text = controls[name].value.trim();
-      if (text !== "") wanted[name] = Number.isNaN(Number(text)) ? text : Number(text);
+      if (text !== "") wanted[name] = Number.isFinite(Number(text)) ? Number(text) : text;
       else if (name === "batch") wanted[name] = null;
     }
     for (const [name] of FLAGS) wanted[name] = controls[name].checked;
@@ -62,6 +62,7 @@ export function createShapes(panel, app) {
     } catch {
       return;
     }
+    if (typeof wanted !== "object" || !wanted) return;
     for (const [name] of SIZES) controls[name].value = wanted[name] ?? "";
     for (const [name] of FLAGS) controls[name].checked = Boolean(wanted[name]);
   }

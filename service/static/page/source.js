@@ -11,7 +11,7 @@ const LONGEST_LINK = 16000;
 export class Source {
   constructor(app, keep) {
     this.app = app;
-    this.keep = keep; // holds a sequence that is too long for a link
+    this.keep = keep; // takes a sequence that is too long for a link, gives what stands for it
     this.error = el("p", { class: "error", role: "alert", id: "source-error", hidden: true });
     this.example = select([], 0, { onchange: () => this.useExample() });
     this.text = el("textarea", { rows: 6, spellcheck: "false", "aria-describedby": "source-error", "aria-label": "Sequence as JSON" });
@@ -54,14 +54,18 @@ export class Source {
     this.fail(null);
   }
 
-  // Show which example is chosen; none is when the sequence came otherwise.
-  show(about, { chosen, sequence }) {
-    this.sequence = sequence;
+  offer(about) {
     const shown = `${about.name}/${about.version}`;
     if (shown !== this.shown) {
       this.example.replaceChildren(...about.examples.map((one, index) => el("option", { value: index }, exampleName(one, index))));
+      this.example.value = "";
       this.shown = shown;
     }
+  }
+
+  // Show which example is chosen; none is when the sequence came otherwise.
+  show({ chosen, sequence }) {
+    this.sequence = sequence;
     this.example.value = chosen ?? "";
   }
 
@@ -91,8 +95,7 @@ export class Source {
       await api.predict(this.app.target, { sequences: [rows] });
       const sequence = Sequence.fromRows(rows);
       const packed = pack(sequence);
-      this.keep(sequence);
-      this.app.set({ sequence: packed.length > LONGEST_LINK ? "kept" : packed, example: undefined, edit: undefined, step: undefined });
+      this.app.set({ sequence: packed.length > LONGEST_LINK ? this.keep(sequence) : packed, example: undefined, edit: undefined, step: undefined });
       this.fail(null);
     } catch (error) {
       this.fail(error);

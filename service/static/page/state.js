@@ -22,10 +22,13 @@ export function writeLink(state, { entry }) {
 }
 
 function write(state, method) {
+  const hash = linkTo(state);
+  if (hash !== location.hash) history[method](null, "", hash);
+}
+
+export function linkTo(state) {
   const kept = Object.entries(state).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const hash = `#${new URLSearchParams(kept).toString().replaceAll("%3A", ":").replaceAll("%2C", ",")}`;
-  if (hash === location.hash) return;
-  history[method](null, "", hash);
+  return `#${new URLSearchParams(kept).toString().replaceAll("%3A", ":").replaceAll("%2C", ",")}`;
 }
 
 // What the link counts from one, as an index below `count`.

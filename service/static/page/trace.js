@@ -18,7 +18,7 @@ export function lstmLayers({ num_layers: count }) {
 export function traceOutputs(manifest) {
   const layers = lstmLayers(manifest);
   return [
-    "probabilities", "logits", "last_hidden", "standardised", "step_probabilities",
+    "probabilities", "logits", "last_hidden", "step_probabilities",
     ...layers.map((layer) => layer.hidden),
     ...layers.flatMap(({ suffix }) => [...GATES, "cell_state"].map((name) => name + suffix)),
   ];
@@ -53,7 +53,6 @@ export class Trace {
     this.logits = tensors.get("logits").values;
     this.lastHidden = tensors.get("last_hidden").values;
     const matrix = (name) => new Matrix(tensors.get(name).values, tensors.get(name).shape.at(-1));
-    this.standardised = matrix("standardised");
     this.stepProbabilities = matrix("step_probabilities");
     this.layers = lstmLayers(manifest).map(({ name, suffix, hidden }) => ({
       name,

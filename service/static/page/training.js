@@ -1,15 +1,19 @@
 // Training trace: how the model learnt, how it does on sequences it never saw, on which data, and whether its exported
 // graphs agree with PyTorch.
 
-import { el, fixed, heading, whole } from "./dom.js";
+import { el, fixed, heading, newest, whole } from "./dom.js";
 import { figure } from "./figure.js";
 import { LineChart } from "./linechart.js";
 
+const RUNTIMES = { onnx: "ONNX Runtime", torchscript: "TorchScript",
+  auto: "ONNX Runtime or TorchScript, whichever is faster for a batch," };
+
 export function createTraining(panel, app) {
+  const latest = newest();
   let drawn = "";
 
   async function show() {
-    const about = await app.about();
+    const about = await latest(app.about());
     const wanted = `${about.name}/${about.version}`;
     if (wanted === drawn) return;
     drawn = wanted;
@@ -56,7 +60,7 @@ function chart({ training_trace: trace }, name, title, sentence, place) {
   const series = [{ name: "training", values: trace.map((epoch) => epoch[name]), colour: name === "loss" ? 1 : 0 }];
   if (checked) series.push({ name: "validation", values: trace.map((epoch) => epoch[`validation_${name}`]), colour: 2, dashed: true });
   const top = Math.max(...series.flatMap((one) => one.values.filter(Number.isFinite)));
-  lines.setData(series, { range: name === "loss" ? [0, top * 1.05] : [0, 1] });
+  lines.setData(series, { range: name === "loss" ? [0, top * 1.05 || 1] : [0, 1] });
   lines.setCursor(trace.length - 1);
   return figure(title, sentence, lines, { class: `card ${place}` });
 }
@@ -108,7 +112,7 @@ function facts({ manifest, runtime }) {
     ["Network", `LSTM, ${layers}${manifest.hidden_size} units${directions}; ${manifest.input_size} features, ${manifest.labels.length} classes`],
     ["Classes", manifest.labels.join(", ")],
     ["Training", `batches of ${training.batch_size}, learning rate ${training.learning_rate}, seed ${training.seed}, on ${training.device}`],
-    ["Served by", `${runtime.backend} on ${runtime.device}`],
+    ["Served by", `${RUNTIMES[runtime.backend]} on ${runtime.device}`],
   ].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }
 

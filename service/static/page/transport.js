@@ -12,7 +12,7 @@ export class Transport {
     this.slider = el("input", { type: "range", min: 1, step: 1, "aria-label": "Time step", oninput: () => this.go(Number(this.slider.value)) });
     this.place = el("output", { class: "number" });
     this.layer = select([], 0, { onchange: () => app.set({ layer: Number(this.layer.value) + 1 }) });
-    this.unit = el("input", { type: "number", min: 1, onchange: () => app.set({ unit: indexOf(this.unit.value, this.units) + 1 }) });
+    this.unit = el("input", { type: "number", min: 1, onchange: () => this.choose(indexOf(this.unit.value, this.units) + 1) });
     this.layerField = field("LSTM layer", this.layer);
     this.shown = segments("Which values", [["now", "Now"], ["before", "Before"], ["difference", "Difference"]], "now",
       (show) => app.set({ show: show === "now" ? undefined : show }));
@@ -38,6 +38,11 @@ export class Transport {
     this.place.textContent = `step ${step + 1} of ${this.steps}`;
     this.layer.value = layer;
     if (document.activeElement !== this.unit) this.unit.value = unit + 1;
+  }
+
+  choose(unit) {
+    this.unit.value = unit; // what was typed may be no unit's number
+    this.app.set({ unit });
   }
 
   go(step) {
