@@ -18,6 +18,8 @@ from service.workers import Workers
 logger = logging.getLogger("service")
 
 _BACKLOG = 2048
+# What `Server.shutdown` may take beside the drain: two farewells, first requests on new connections, a run that hangs.
+_FAREWELL_LIMIT_S = 10
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         control=control,
         cores=cores,
         hang_timeout_s=settings.hang_timeout_s,
-        stop_timeout_s=settings.drain_timeout_s + 5,
+        stop_timeout_s=settings.drain_timeout_s + _FAREWELL_LIMIT_S,
     )
     return workers.run()
 

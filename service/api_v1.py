@@ -14,6 +14,7 @@ from model.bundle import Epoch, Examples, Stage
 from service import openapi
 from service.backends import Array, BackendName, DeviceName, Precision, RuntimeName
 from service.engine import Engine, Prediction, Query
+from service.errors import Unavailable
 from service.http import Asked, Request, Response
 from service.registry import Registry
 from service.settings import Settings
@@ -30,6 +31,7 @@ class PredictApi:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._timeout_s = settings.request_timeout_ms / 1e3
+        self._max_rows = settings.max_queue_size
         self._decoder = PredictDecoder()
 
     def route(self, path: str) -> Engine | None:
@@ -48,7 +50,7 @@ class PredictApi:
 
     def read(self, request: Request, body: bytes, engine: Engine) -> Asked:  # noqa: ARG002  # V2 needs headers
         """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
-        decoded = self._decoder.decode(body, input_size=engine.manifest.input_size)
+        decoded = self._decoder.decode(body, input_size=engine.manifest.input_size, max_rows=self._max_rows)
         query = Query(decoded.sequences, self._timeout_s, trace=decoded.trace)
         return Asked(query, is_large=decoded.trace is not None)
 
@@ -100,9 +102,9 @@ class ServedModel(_Answer):
 
 
 class ModelList(_Answer):
-    """All that is served."""
+    """All that is served. `default_model` is none while the one that was set is not served."""
 
-    default_model: str
+    default_model: str | None
     models: list[ServedModel]
 
 
@@ -158,7 +160,13 @@ class ModelsApi:
         for engine in self._registry:
             versions.setdefault(engine.name, []).append(engine.version)
         models = [ServedModel(name=name, versions=numbers) for name, numbers in versions.items()]
-        return ModelList(default_model=self._registry.find().name, models=models)
+        try:
+            default = self._registry.find().name
+        except Unavailable:
+            if not models:
+                raise
+            default = None
+        return ModelList(default_model=default, models=models)
 
     async def describe_model(self, name: str) -> ModelDescription:
         """Describe a model's highest version: manifest, pipeline with shapes, training trace, where it runs."""

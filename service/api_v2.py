@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.api_v2_tensors import TensorInfo, check_inputs, check_outputs, make_output, read_sequences
-from service.binary_tensors import from_bytes
+from service.binary_tensors import Tensor, from_bytes
 from service.compression import compress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
@@ -23,7 +23,6 @@ from service.open_inference import (
     DescribedInput,
     Description,
     InferDecoder,
-    InferRequest,
     RequestedOutput,
     describe_binary,
     encode_header,
@@ -36,7 +35,7 @@ from service.tensors import Sequences, TraceLevel, encode_json
 DEFAULT_OUTPUTS: Final = (RequestedOutput("probabilities"), RequestedOutput("label"))
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 _UINT64: Final = 2**64
-_MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 2048
+_MAX_KNOWN, _MAX_KNOWN_BYTES, _MAX_KNOWN_ROWS = 256, 2048, 1024
 _ID_MARK: Final = "\x00 where the id goes"
 _QUICK_VALUES: Final = 16_384  # more than this is not encoded on the event loop
 
@@ -136,15 +135,18 @@ class InferApi:
     def _read(self, body: bytes, header_length: int | None, engine: Engine) -> tuple[_Plan, Sequences]:
         """Read any request. A header length of 0 says that the body is nothing but the one tensor `sequences`."""
         if header_length == 0:
-            request = _raw_request(body, engine.manifest.input_size)
+            description, tensors = _raw_request(body, engine.manifest.input_size)
+            plan = self._plan(description, engine)
         else:
-            request = self._decoder.decode(body, header_length=header_length)
-        plan = self._plan(request.description, engine)
-        if header_length and plan.short is not None and header_length <= _MAX_KNOWN_BYTES:
+            plan, tensors = self._decoder.decode(
+                body, header_length=header_length, plan=lambda description: self._plan(description, engine)
+            )
+        is_small = plan.shape[0] <= _MAX_KNOWN_ROWS and header_length is not None and header_length <= _MAX_KNOWN_BYTES
+        if header_length and plan.short is not None and is_small:
             if len(self._known) == _MAX_KNOWN:
                 self._known.clear()
             self._known[engine.serial, body[:header_length]] = plan
-        return plan, read_sequences(request.inputs, engine.manifest)
+        return plan, read_sequences(tensors, engine.manifest)
 
     def _plan(self, description: Description, engine: Engine) -> _Plan:
         """What `description` means for `engine`; raise `InvalidRequest` or `TooLarge` if that cannot be done."""
@@ -200,12 +202,12 @@ def _header_length(header: bytes | None) -> int | None:
     return int(header)
 
 
-def _raw_request(body: bytes, input_size: int) -> InferRequest:
+def _raw_request(body: bytes, input_size: int) -> tuple[Description, dict[str, Tensor]]:
     """A body that is one sequence and nothing else."""
     shape = (1, len(body) // (4 * input_size), input_size)
     tensor = from_bytes("sequences", "FP32", shape, memoryview(body))
-    described = DescribedInput("sequences", "FP32", shape, len(body), None)
-    return InferRequest(Description("", {"binary_data_output": True}, (described,), ()), {"sequences": tensor})
+    described = DescribedInput("sequences", "FP32", shape, len(body))
+    return Description("", {"binary_data_output": True}, (described,), ()), {"sequences": tensor}
 
 
 def _shorten(plan: _Plan, description: Description, infos: Sequence[TensorInfo], engine: Engine) -> _ShortPlan | None:
@@ -213,7 +215,7 @@ def _shorten(plan: _Plan, description: Description, infos: Sequence[TensorInfo],
     (first, *others) = description.inputs
     binary = all(plan.all_binary if output.binary is None else output.binary for output in plan.wanted)
     plain = all(output.name in plan.outputs and not output.classes for output in plan.wanted)
-    if others or first.values is not None or first.datatype != "FP32" or not binary or not plain:
+    if others or first.size is None or first.datatype != "FP32" or not binary or not plain:
         return None
     header = encode_header(
         model=engine.name,

@@ -106,7 +106,7 @@ class ControlApi:
         """Load a model, or look again for its newest version; answer once every worker serves it."""
         parameters = _parameters(document)
         if parameters:
-            given = ", ".join(sorted(parameters))
+            given = ", ".join(map(repr, sorted(parameters)))
             raise Unsupported(f"load takes no parameters, got {given}: models come from the repository as they are")
         await self._registry.load_model(name)
         return {}

@@ -79,7 +79,7 @@ class DescribeApi:
     async def v2_ready(self) -> Json:
         """Say whether requests may be sent, to any worker."""
         if not self._readiness.ready:
-            raise Unavailable("not ready: starting or shutting down")
+            raise Unavailable("not ready: starting, shutting down, or a model run hangs; GET /health/ready says which")
         return {"ready": True}
 
     async def v2_server(self) -> Json:

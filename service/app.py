@@ -163,8 +163,9 @@ class Service:
     async def _ready(self) -> dict[str, bool]:
         """Say whether requests may be sent: models loaded and warm, on every worker, and not shutting down."""
         if not self.readiness.ready:
-            draining = self.readiness.state is WorkerState.DRAINING
-            raise Unavailable(f"not ready: {'shutting down' if draining else self._registry.missing or 'starting'}")
+            states = {WorkerState.DRAINING: "shutting down", WorkerState.HANGING: "a model run hangs"}
+            why = states.get(self.readiness.state) or self._registry.missing or "another worker is starting"
+            raise Unavailable(f"not ready: {why}")
         return {"ready": True}
 
     async def _scrape(self) -> RawResponse:

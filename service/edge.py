@@ -142,7 +142,9 @@ class Edge:
     def inference_api(self, path: str) -> InferenceApi | None:
         """The API in which a request to `path` asks for an inference; None if it does not."""
         api = self._by_verb.get(path[path.rfind("/") + 1 :])
-        return api if api is not None and path.startswith(f"/{api.name}/") else None
+        if api is None or not path.startswith(f"/{api.name}/"):
+            return None
+        return None if path.count("/") % 2 else api  # /v1/models/predict describes a model of that name
 
     def begin(self, request: Request, body: bytes, api: InferenceApi, respond: Respond) -> Exchange:
         """Answer a request to a path of which `api` is the `inference_api`, and book it: `respond` is called once.

@@ -39,6 +39,7 @@ def configure(log_format: Literal["text", "json"], level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
     logging.getLogger().handlers[:] = [handler]
+    logging.captureWarnings(True)
     set_level(level)
 
 

@@ -7,21 +7,27 @@ Follows the specification (kserve/open-inference-protocol, inference_rest.md) an
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
 from service.binary_tensors import DATATYPES, NUMPY_TYPES, Tensor, from_bytes, reshape, to_bytes
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, ServiceError
 from service.tensors import encode_json, unique
 
 BINARY_HEADER: Final = b"inference-header-content-length"
 
 Parameters = dict[str, str | int | float | bool]
+
+_Plan = TypeVar("_Plan")
+
+_MAX_TENSORS: Final = 1024  # inputs, or outputs: more than any network of use has layers to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,13 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DescribedInput:
-    """An input as the JSON has it: its elements as flat `values`, or `size` bytes of binary data behind the JSON."""
+    """An input as the JSON has it: its elements, unread, are `data`, or `size` bytes of binary data behind the JSON."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    size: int
-    values: NDArray[Any] | None
+    size: int | None
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,38 +60,39 @@ class Description:
     outputs: tuple[RequestedOutput, ...]
 
 
-@dataclass(slots=True, eq=False)
-class InferRequest:
-    """A decoded request: what it says, and its tensors by name."""
-
-    description: Description
-    inputs: dict[str, Tensor]
-
-
 class InferDecoder:
     """Decodes infer requests. Holds a JSON parser's buffers, so one a thread."""
 
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
 
-    def decode(self, body: bytes, *, header_length: int | None) -> InferRequest:
-        """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` on any fault."""
+    def decode(
+        self, body: bytes, *, header_length: int | None, plan: Callable[[Description], _Plan]
+    ) -> tuple[_Plan, dict[str, Tensor]]:
+        """Read `body`, whose first `header_length` bytes (None: all) are JSON; raise `InvalidRequest` on any fault.
+
+        Returns what `plan` made of the description, and the tensors by name. It is asked before one of them is read,
+        and again if the JSON turns out to be faulty: what it refuses costs no more.
+        """
         if header_length is None:
             header_length = len(body)
         if not 0 < header_length <= len(body):
             raise InvalidRequest(f"Inference-Header-Content-Length: {header_length}, the body has {len(body)} bytes")
-        description = self._describe(body[:header_length])
-        return InferRequest(description, _read_tensors(description.inputs, memoryview(body)[header_length:]))
-
-    def _describe(self, content: bytes) -> Description:
+        content, blobs = body[:header_length], memoryview(body)[header_length:]
         try:
-            return _read_description(self._parser.parse(content))
-        except InvalidRequest:
+            return _read(self._parser.parse(content), blobs, plan)
+        except ServiceError:
             raise
         except (ValueError, TypeError, RuntimeError, KeyError):  # what simdjson raises, by kind of fault
-            return _read_description(_parse_slowly(content))
+            return _read(_parse_slowly(content), blobs, plan)
         finally:
             self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
+
+
+def _read(document: Any, blobs: memoryview, plan: Callable[[Description], _Plan]) -> tuple[_Plan, dict[str, Tensor]]:
+    description = _read_description(document)
+    planned = plan(description)
+    return planned, _read_tensors(description.inputs, blobs)
 
 
 def _read_description(document: Any) -> Description:
@@ -97,7 +104,7 @@ def _read_description(document: Any) -> Description:
     if not isinstance(described, simdjson.Array | list) or not len(described):
         raise InvalidRequest("'inputs' must be a list with at least one tensor")
     inputs: dict[str, DescribedInput] = {}
-    for entry in described:
+    for entry in _not_too_many(described, "inputs"):
         read = _read_input(entry)
         if read.name in inputs:
             raise InvalidRequest(f"input {read.name!r} appears twice")
@@ -106,7 +113,9 @@ def _read_description(document: Any) -> Description:
         _text(document.get("id", None) or "", "id"),
         _parameters(document.get("parameters", None), "parameters"),
         tuple(inputs.values()),
-        tuple(_read_output(entry) for entry in _list(document.get("outputs", None), "outputs")),
+        tuple(
+            _read_output(entry) for entry in _not_too_many(_list(document.get("outputs", None), "outputs"), "outputs")
+        ),
     )
 
 
@@ -125,19 +134,18 @@ def _read_input(entry: Any) -> DescribedInput:
     data = entry.get("data", None)
     if (size is None) == (data is None):
         raise InvalidRequest(f"input {name!r} needs either data or parameters.binary_data_size")
-    if size is None:
-        return DescribedInput(name, datatype, tuple(shape), 0, _read_data(name, datatype, data, math.prod(shape)))
-    if type(size) is not int or size < 0:
+    if size is not None and (type(size) is not int or size < 0):
         raise InvalidRequest(f"input {name!r}: binary_data_size must be a number of bytes, got {size!r}")
-    return DescribedInput(name, datatype, tuple(shape), size, None)
+    return DescribedInput(name, datatype, tuple(shape), size, data)
 
 
 def _read_tensors(inputs: Sequence[DescribedInput], blobs: memoryview) -> dict[str, Tensor]:
     """The tensors of `inputs`, out of the binary data behind the JSON, which comes in their order."""
     tensors = {}
     for entry in inputs:
-        if entry.values is not None:
-            tensors[entry.name] = Tensor(entry.name, entry.datatype, reshape(entry.name, entry.values, entry.shape))
+        if entry.size is None:
+            values = _read_data(entry.name, entry.datatype, entry.data, math.prod(entry.shape))
+            tensors[entry.name] = Tensor(entry.name, entry.datatype, reshape(entry.name, values, entry.shape))
             continue
         if entry.size > len(blobs):
             left = f"{len(blobs)} bytes of binary data are left"
@@ -158,9 +166,11 @@ def _read_data(name: str, datatype: str, data: Any, count: int) -> NDArray[Any]:
     if isinstance(data, simdjson.Array) and datatype.startswith("FP"):
         flat: NDArray[Any] = np.frombuffer(data.as_buffer(of_type="d"))
     else:
-        flat = np.fromiter(_leaves(_plain(data)), object)
+        leaves = _leaves(_plain(data), name, may_be_empty=not count)
+        flat = np.fromiter(islice(leaves, min(count + 1, sys.maxsize)), object)  # one more is too many
     if len(flat) != count:
-        raise InvalidRequest(f"input {name!r}: {len(flat)} values in data, its shape takes {count}")
+        got = "more" if len(flat) > count else len(flat)
+        raise InvalidRequest(f"input {name!r}: {got} values in data, its shape takes {count}")
     if datatype == "BYTES":
         return np.array([_text(value, f"input {name!r}: a value").encode() for value in flat], object)
     return _convert(name, datatype, flat)
@@ -178,12 +188,14 @@ def _convert(name: str, datatype: str, flat: NDArray[Any]) -> NDArray[Any]:
         raise InvalidRequest(f"input {name!r}: a value in data is out of the range of {datatype}") from None
 
 
-def _leaves(data: list[Any]) -> Iterator[Any]:
+def _leaves(data: list[Any], name: str, *, may_be_empty: bool) -> Iterator[Any]:
     """What nested lists hold, in order, without recursion: how deep they go is the client's choice."""
     stack = [iter(data)]
     while stack:
         for value in stack[-1]:
             if isinstance(value, list):
+                if not (value or may_be_empty):  # millions would cost seconds, and hold nothing
+                    raise InvalidRequest(f"input {name!r}: an empty list within data")
                 stack.append(iter(value))
                 break
             yield value
@@ -221,9 +233,20 @@ def _list(value: Any, place: str) -> Any:
     return value or ()
 
 
+def _not_too_many(entries: Any, place: str) -> Any:
+    if len(entries) > _MAX_TENSORS:
+        raise InvalidRequest(f"{len(entries)} {place}, at most {_MAX_TENSORS} are taken")
+    return entries
+
+
 def _text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{place} must be a string, got {value if value is None else type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{place} holds half a surrogate pair, which is no character") from None
     return value
 
 

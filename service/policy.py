@@ -53,6 +53,10 @@ class Waiting(Protocol):
     def enqueued_s(self) -> float:
         """When it came, on the clock that `starts_in_s` is asked with."""
 
+    @property
+    def deadline_s(self) -> float:
+        """When its time is over, on the same clock."""
+
 
 def stays_whole(rows: int, longest: int, limits: Limits, cost: Cost | None = None) -> bool:
     """Whether a request of so many rows fits a batch and is not worth the search for a way to cut it."""
@@ -138,7 +142,7 @@ def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> flo
     """How long an idle backend waits before it runs `select`'s batch: 0 is at once.
 
     The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
-    waiting as one batch may hold, in sequences or in padded steps.
+    waiting as one batch may hold, in sequences or in padded steps. None waits for longer than half its time.
     """
     if limits.max_delay_s == 0:
         return 0.0
@@ -146,4 +150,7 @@ def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> flo
     padded_steps = rows * max(part.longest for part in waiting)
     if rows >= limits.max_rows or padded_steps >= limits.max_steps:
         return 0.0
-    return max(0.0, min(part.enqueued_s for part in waiting) + limits.max_delay_s - now_s)
+    latest_s = min(
+        part.enqueued_s + min(limits.max_delay_s, (part.deadline_s - part.enqueued_s) / 2) for part in waiting
+    )
+    return max(0.0, latest_s - now_s)

@@ -16,7 +16,7 @@ request's body for the other protocol, and clients of HTTP/2 send that wish with
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from uvicorn import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -34,6 +35,8 @@ from service.http import CLOSE, Header, Response, error_response, is_length
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
+# Requests that wait for the answer to one before them; what has been read already may hold more.
+_MAX_PIPELINED: Final = 16
 _MAX_KNOWN_HEADS, _MAX_KNOWN_HEAD_BYTES = 256, 2048
 # Of bytes that bring no body: request line and headers, trailers, extensions of chunks. The parser would keep them all.
 _MAX_HEAD_BYTES: Final = 2**16
@@ -137,6 +140,19 @@ class Inference:
         self._body.clear()
 
 
+class _Flow(FlowControl):
+    """Reads on, whoever asks for it, only when few enough requests wait for an earlier one's answer."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless what was read already is too much."""
+        if len(self._pipeline) < _MAX_PIPELINED:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `Readiness.connections` counts it already."""
 
@@ -162,6 +178,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._idle_since_s = self.loop.time()
         self._look_when_it_may_be_idle()
 
@@ -222,11 +239,12 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        following = self.pipeline.pop() if self.pipeline else None
         if not self.flow.write_paused:
             self.flow.resume_reading()
         self._idle_since_s = self.loop.time()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if following is not None:
+            self._start_asgi_task(*following)
 
     def timeout_keep_alive_handler(self) -> None:
         """End the connection if its client has done nothing for long enough, else look again when it may have been."""
@@ -283,6 +301,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what it waits for is given up."""
         super().connection_lost(exc)
+        self._give_up_running()
         self._readiness.connections -= 1
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -339,9 +358,13 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _give_up_running(self) -> None:
-        """Let uvicorn's way write no more: it is told of the end a turn after the transport has been closed."""
+        """Let uvicorn's way write no more, and wake who waits there for the client to leave.
+
+        uvicorn tells a turn after the transport has been closed, and only the request that came last.
+        """
         if self._running is not None:
             self._running.disconnected = True
+            self._running.message_event.set()
 
     def _begin(self, inference: Inference) -> None:
         self._inference = inference

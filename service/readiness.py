@@ -58,6 +58,10 @@ class Readiness:
         """Whether worker `index`, or one before it, has come as far as serving."""
         return self._states[index] != WorkerState.STARTING
 
+    def has_beaten(self, index: int) -> bool:
+        """Whether the event loop of worker `index` itself, not that of one before it, has turned."""
+        return self._beats_s[index] > 0
+
     def beat(self) -> None:
         """Say that this worker's event loop turns."""
         self._beats_s[self._mine] = monotonic()

@@ -165,8 +165,8 @@ class Registry:
     def _not_served(self, name: str) -> NotFound | Unavailable:
         if name in self._wishes.unloaded and name in self._models:
             return NotFound(f"model {name!r} is unloaded; POST /v2/repository/models/{name}/load brings it back")
-        if missing := self.missing:
-            return Unavailable(f"model {name!r} is not served: {missing}")
+        if not self._served or name == self._settings.default_model:
+            return Unavailable(f"model {name!r} is not served: {self.missing}")
         return NotFound(f"model {name!r} is not served; there are: {', '.join(sorted(self._served))}")
 
     async def _look(self) -> Found:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from service.protocol import KnownHeads, Protocol
 _FAREWELL_S = 0.3
 # How long a connection that was taken last may be without its first request: its client has yet to be scheduled.
 _FIRST_REQUEST_S = 5.0
+# How long a model run may go on when every request that it was for has been given up.
+_LAST_RUN_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,11 @@ class Server(uvicorn.Server):
         await super().shutdown()
         for connection in cast("list[Protocol]", list(self.server_state.connections)):
             connection.give_up(Unavailable("the service shuts down and could not wait for this request"))
-        await self._service.close()
+        try:
+            await asyncio.wait_for(self._service.close(), _LAST_RUN_S)
+        except TimeoutError:  # it cannot be interrupted, and to end in the usual way would be to wait for its thread
+            logger.error("a model run does not end: the process ends without it")
+            os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: say that the event loop turns, and whether the models' runs come to an end."""

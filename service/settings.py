@@ -117,7 +117,7 @@ class Settings(BaseSettings):
             ("max_sequence_length", "max_batch_steps"),
             ("max_batch_steps", "max_queue_steps"),
             ("max_batch_size", "max_queue_size"),
-            ("max_queue_delay_ms", "request_timeout_ms"),  # else whoever waits alone runs out of time
+            ("max_queue_delay_ms", "request_timeout_ms"),
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small}={getattr(self, small)} is over {large}={getattr(self, large)}")

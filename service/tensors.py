@@ -20,7 +20,7 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, TooLarge
 
 TraceLevel = Literal["layers", "gates"]
 
@@ -123,8 +123,11 @@ class PredictDecoder:
         self._quiet = copy_context()  # entering it takes a fifth of the time that numpy.errstate does
         self._quiet.run(np.seterr, over="ignore")
 
-    def decode(self, body: bytes, *, input_size: int) -> PredictRequest:
-        """Read `{"sequences": (B, T, F) ragged in T, "trace": …}`; raise `InvalidRequest` saying where it is wrong."""
+    def decode(self, body: bytes, *, input_size: int, max_rows: int) -> PredictRequest:
+        """Read `{"sequences": (B, T, F) ragged in T, "trace": …}`; raise `InvalidRequest` saying where it is wrong.
+
+        Raises `TooLarge` for what has more than `max_rows` sequences and must be looked at row by row.
+        """
         try:
             request = self._quiet.run(self._decode, body, input_size)
         except (
@@ -136,7 +139,7 @@ class PredictDecoder:
         ):  # what simdjson raises, by kind of fault
             request = None
             self._parser = simdjson.Parser()  # the old one refuses to go on while its document is referred to
-        return request or _decode_slowly(body, input_size)
+        return request or _decode_slowly(body, input_size, max_rows)
 
     def _decode(self, body: bytes, input_size: int) -> PredictRequest | None:
         document: Any = self._parser.parse(body)
@@ -183,7 +186,7 @@ def encode_json(document: object) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _decode_slowly(body: bytes, input_size: int) -> PredictRequest:
+def _decode_slowly(body: bytes, input_size: int, max_rows: int) -> PredictRequest:
     """Decode what the fast path refused; it is nearly always wrong, and then the first fault is named."""
     try:
         document = json.loads(body.decode("utf-8-sig"), object_pairs_hook=unique, parse_int=float)
@@ -201,10 +204,10 @@ def _decode_slowly(body: bytes, input_size: int) -> PredictRequest:
         raise InvalidRequest("'sequences' is missing")
     if not _is_trace_level(trace := document.get("trace", False)):
         raise InvalidRequest(f"trace: got {_shown(trace)}, allowed are false, 'layers' and 'gates'")
-    rows = [
-        _read_sequence(sequence, input_size, f"sequences[{i}]")
-        for i, sequence in enumerate(_filled_list(document["sequences"], "sequences", "a list of sequences"))
-    ]
+    sequences = _filled_list(document["sequences"], "sequences", "a list of sequences")
+    if len(sequences) > max_rows:
+        raise TooLarge(f"{len(sequences)} sequences in one request, at most {max_rows} may wait")
+    rows = [_read_sequence(sequence, input_size, f"sequences[{i}]") for i, sequence in enumerate(sequences)]
     lengths = np.array([len(row) for row in rows], np.int64)
     return PredictRequest(Sequences(np.concatenate(rows), lengths), trace or None)
 

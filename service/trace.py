@@ -21,6 +21,7 @@ from numpy.lib.npyio import NpzFile
 
 from model.bundle import WEIGHTS, Bundle, BundleError, lower_outputs, lstm_names
 from service.backends import Array
+from service.errors import InvalidRequest
 from service.tensors import Sequences, State, TraceLevel
 
 # In the order in which PyTorch stacks them in `weight_ih_l*` and `weight_hh_l*`.
@@ -95,7 +96,10 @@ class Tracer:
         `ends` (T, K): the probabilities if the sequence ended at each step, where they do not follow from the hidden
         states because a backward direction has read on; else None.
         """
-        standardised = (sequence - self._mean) / self._std
+        with np.errstate(over="ignore"):
+            standardised = (sequence - self._mean) / self._std
+        if not np.isfinite(standardised).all():
+            raise InvalidRequest("values too large to trace: standardised they are infinite")
         layers = [Layer("input_sequence", sequence), Layer("standardised", standardised)]
         inputs = standardised
         names = lstm_names(self._manifest.num_layers)

@@ -17,7 +17,9 @@ from service.readiness import Readiness
 from service.shared_values import forget_gauges
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
-_LOOK_INTERVAL_S = 1.0  # at who hangs; signals are heard at once
+_LOOK_INTERVAL_S = 1.0  # at who hangs, or is to start; signals are heard at once
+# Before another is started in the place of one that could not start: at first, and at most, each twice the last.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 64.0
 _SHARED_MEMORY = "/dev/shm"  # tmpfs, in every container too; shm_overview(7)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -53,6 +55,8 @@ class Workers:
         self._hang_timeout_s = hang_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._indices: dict[int, int] = {}  # by process id
+        self._pauses_s: dict[int, float] = {}  # by index, of those whose last process could not start
+        self._due_s: dict[int, float] = {}  # by index, of those that are to start
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status: 0, or that of a worker that could not start.
@@ -97,13 +101,27 @@ class Workers:
                     return 0
             self._kill_the_hung()
             for process_id, status in _reap():
-                index = self._indices.pop(process_id)
+                index = self._indices.pop(process_id, None)
+                if index is None:  # an orphan, which was left to the first process of its container
+                    continue
                 if not self._readiness.has_served(index):
                     logger.error("worker %d could not start, exit status %d", index, status)
                     return status or 1
                 logger.error("worker %d (process %d) ended with status %d and is replaced", index, process_id, status)
                 forget_gauges(process_id)
+                self._due_s[index] = monotonic() + self._pause_s(index)
+            for index in [index for index, due_s in self._due_s.items() if due_s <= monotonic()]:
+                del self._due_s[index]
                 self._start(index, replaces=True)
+
+    def _pause_s(self, index: int) -> float:
+        """How long nothing is started in the place of worker `index`, which has ended."""
+        if self._readiness.has_beaten(index):
+            self._pauses_s.pop(index, None)
+            return 0.0
+        before_s = self._pauses_s.get(index)
+        self._pauses_s[index] = _FIRST_PAUSE_S if before_s is None else min(2 * before_s, _LONGEST_PAUSE_S)
+        return self._pauses_s[index]
 
     def _kill_the_hung(self) -> None:
         for process_id, index in self._indices.items():

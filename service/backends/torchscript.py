@@ -11,6 +11,9 @@ import torch
 from model.bundle import TORCHSCRIPT, Bundle, BundleError
 from service.backends import Array, Batch, DeviceName, Runtime
 
+# Of values that are read where they came in: the module only reads its inputs.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+
 
 class TorchScriptBackend:
     """The frozen module of `model.pt`. `run` may be called from any one thread at a time."""

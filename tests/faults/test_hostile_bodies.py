@@ -66,9 +66,14 @@ def many(one: bytes, count: int = 10**6) -> bytes:
     return b"[%b]" % b",".join([one] * count)
 
 
-def tensor(data: bytes, shape: bytes = b"[1, 2, 2]", more: bytes = b"") -> Packets:
+EMPTY_INPUT = b'{"name": "%d", "datatype": "FP32", "shape": [0], "data": []}'
+LENGTHS = b'{"name": "lengths", "datatype": "INT64", "shape": [1], "data": %b}'
+
+
+def tensor(data: bytes, shape: bytes = b"[1, 2, 2]", more: bytes = b"", more_inputs: bytes = b"") -> Packets:
     described = b'{"name": "sequences", "datatype": "FP32", "shape": %b, "data": %b}' % (shape, data)
-    return body(INFER, b'{"inputs": [%b]%b}' % (described, more))
+    inputs = b",".join(filter(None, (described, more_inputs)))
+    return body(INFER, b'{"inputs": [%b]%b}' % (inputs, more))
 
 
 def bomb() -> Packets:
@@ -76,15 +81,18 @@ def bomb() -> Packets:
 
 
 REFUSED_413: dict[str, Callable[[], Packets]] = {
+    "a million empty sequences": lambda: sequences(many(b"[]")),
+    "a shape of many GiB": lambda: tensor(b"[1]", b"[1099511627776, 1099511627776, 2]"),
     **{f"a GiB announced to {path}": partial(announced, path) for path in POSTS},
     **{f"chunks without end to {path}": partial(chunks, path) for path in POSTS},
     "a gzip bomb": bomb,
     "gzip without end": lambda: chunks(PREDICT, "Content-Encoding: gzip"),
     "a million sequences": lambda: sequences(many(b"[[1,2]]")),
+    "a million sequences of which one is faulty": lambda: sequences(b'%b,[["x",2]]]' % many(b"[[1,2]]")[:-1]),
+    "a million sequences of which one is large": lambda: sequences(b"%b,[[1e20,2]]]" % many(b"[[1,2]]")[:-1]),
     "a million steps": lambda: sequences(b"[%b]" % many(b"[1,2]")),
 }
 REFUSED_400: dict[str, Callable[[], Packets]] = {
-    "a million empty sequences": lambda: sequences(many(b"[]")),
     "a million empty steps": lambda: sequences(b"[%b]" % many(b"[]")),
     "seven million values of a step": lambda: sequences(b"[[%b]]" % many(b"1", 7 * 10**6)),
     "a million keys": lambda: body(PREDICT, b"{%b}" % b",".join(b'"%d":1' % number for number in range(10**6))),
@@ -100,7 +108,11 @@ REFUSED_400: dict[str, Callable[[], Packets]] = {
     "wrong UTF-8 over V2": lambda: body(INFER, b'{"id": "\xc3\x28", "inputs": []}'),
     "a key that comes twice": lambda: sequences(b'[[[1, 1]]], "sequences": [[[2, 2]]]'),
     "a key that comes twice over V2": lambda: tensor(b"[1, 1, 1, 1]", more=b', "inputs": []'),
-    "a shape of many GiB": lambda: tensor(b"[1]", b"[1099511627776, 1099511627776, 2]"),
+    "200,000 inputs": lambda: tensor(b"[1, 2, 3, 4]", more_inputs=b",".join(map(EMPTY_INPUT.__mod__, range(200_000)))),
+    "900,000 outputs": lambda: tensor(b"[1, 2, 3, 4]", more=b', "outputs": ' + many(b'{"name":"a"}', 900_000)),
+    "five million empty lengths": lambda: tensor(b"[1, 2, 3, 4]", more_inputs=LENGTHS % many(b"[]", 5 * 10**6)),
+    "four million lengths": lambda: tensor(b"[1, 2, 3, 4]", more_inputs=LENGTHS % many(b"1", 4 * 10**6)),
+    "a string that is no text": lambda: tensor(b"[1, 2, 3, 4]", more=b', "id": "\\ud800"'),
     "a shape below zero": lambda: tensor(b"[1]", b"[-1, -1, 2]"),
     "a length that is less than the body's": lambda: [head(PREDICT, "Content-Length: 9"), GOOD, b"\r\n\r\n"],
     "a length below zero": lambda: [head(PREDICT, "Content-Length: -1"), GOOD],
@@ -152,3 +164,41 @@ def _send(connection: socket.socket, packet: bytes) -> bytes:
             return connection.recv(MIB)
         unsent = unsent[connection.send(unsent, socket.MSG_DONTWAIT) :]
     return b""
+
+
+def test_requests_that_are_sent_ahead_of_their_answers_take_no_memory(served: ServiceProcess) -> None:
+    served.restart_peak()
+    before_mb, deadline = served.peak_mb(), time.monotonic() + 3
+    ahead = b"GET /health/live HTTP/1.1\r\n\r\n" * 10_000
+    with socket.create_connection(("127.0.0.1", served.port), timeout=1) as connection:
+        answers = 0
+        while time.monotonic() < deadline:
+            readable, writable, _ = select.select([connection], [connection], [], 1)
+            if readable:
+                answers += connection.recv(MIB).count(b"HTTP/1.1 200")
+            if writable:
+                connection.send(ahead, socket.MSG_DONTWAIT)
+    assert answers > 0
+    assert served.peak_mb() - before_mb < 100
+
+
+def test_what_is_known_of_earlier_requests_stays_small(served: ServiceProcess) -> None:
+    """Each has another head, and is refused: more sequences than may wait."""
+    served.restart_peak()
+    before_mb, rows = served.peak_mb(), 400_000
+    for number in range(40):
+        described = (
+            b'{"name": "sequences", "datatype": "FP32", "shape": [%d, 1, 2], "parameters": {"binary_data_size": %d}}'
+        )
+        header = b'{"id": "%d", "inputs": [%b], "parameters": {"binary_data_output": true}}' % (
+            number,
+            described % (rows, 8 * rows),
+        )
+        answer = httpx.post(
+            served.url + INFER,
+            content=header + bytes(8 * rows),
+            timeout=LIMIT_S,
+            headers={"Inference-Header-Content-Length": str(len(header))},
+        )
+        assert answer.status_code == 413
+    assert served.peak_mb() - before_mb < 80

@@ -114,6 +114,21 @@ def test_the_list_names_every_model_its_versions_and_the_default(versions: Path)
     }
 
 
+@pytest.mark.parametrize("name", ["predict", "infer"])
+def test_a_model_may_have_the_name_of_a_verb(tmp_path: Path, name: str) -> None:
+    make_bundle(tmp_path, name)
+    for path in (f"/v1/models/{name}", f"/v2/models/{name}"):
+        answer = ask(tmp_path, "GET", path)
+        assert (answer.status_code, answer.json()["name"]) == (200, name)
+    assert predict(tmp_path, f"/v1/models/{name}/predict", BODY)["model_name"] == name
+
+
+@pytest.mark.parametrize("name", ["layers", "gates"])
+def test_what_is_infinite_when_standardised_is_not_traced(repository: Path, name: str) -> None:
+    answer = ask(repository, "POST", PREDICT, json={"sequences": [[[3.4e38] * 3]], "trace": name})
+    assert (answer.status_code, "too large to trace" in answer.json()["error"]) == (400, True)
+
+
 @pytest.mark.parametrize(("path", "version"), [("/v1/models/a", "2"), ("/v1/models/a/versions/1", "1")])
 def test_a_model_is_described_from_its_manifest(versions: Path, path: str, version: str) -> None:
     answer = ask(versions, "GET", path, "--version-policy=all").json()

@@ -126,9 +126,9 @@ def make_body(lengths: list[int]) -> bytes:
 
 def decode(lengths: list[int]) -> Opcodes:
     body, decoder = make_body(lengths), PredictDecoder()
-    decoder.decode(body, input_size=3)
+    decoder.decode(body, input_size=3, max_rows=100)
     with Opcodes() as opcodes:
-        decoder.decode(body, input_size=3)
+        decoder.decode(body, input_size=3, max_rows=100)
     return opcodes
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +86,15 @@ def test_uvicorns_own_chatter_is_left_out_at_debug(capsys: pytest.CaptureFixture
     logging.getLogger("service").debug("ours")
     logging.getLogger("uvicorn.error").info("theirs")
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_warning_is_a_record_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.captureWarnings(False)  # as it is when a process starts
+    logs.configure("json", "info")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.warn("mind the gap", UserWarning, stacklevel=1)
+    (line,) = capsys.readouterr().err.splitlines()
+    record = json.loads(line)
+    assert (record["level"], record["logger"]) == ("warning", "py.warnings")
+    assert "mind the gap" in record["message"]

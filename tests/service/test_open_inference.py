@@ -1,5 +1,6 @@
 import json
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ def binary_input(size: object, shape: object = (2,), datatype: str = "FP32", nam
 
 
 def decode(body: bytes, header_length: int | None = None) -> Any:
-    return InferDecoder().decode(body, header_length=header_length)
+    description, inputs = InferDecoder().decode(body, header_length=header_length, plan=lambda it: it)
+    return SimpleNamespace(description=description, inputs=inputs)
 
 
 def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
@@ -135,7 +137,7 @@ def test_arbitrary_bytes_raise_nothing_but_invalid_request(body: bytes) -> None:
     decoder = InferDecoder()
     for header_length in (None, len(body) // 2):
         with pytest.raises(InvalidRequest):
-            decoder.decode(body, header_length=header_length)
+            decoder.decode(body, header_length=header_length, plan=lambda it: it)
 
 
 @settings(max_examples=400)

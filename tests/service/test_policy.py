@@ -16,6 +16,7 @@ class Part:
     rows: int
     longest: int
     enqueued_s: float = 0.0
+    deadline_s: float = 1e9
     spare: int = 0  # steps that it has less than `rows * longest`
 
     @property
@@ -147,6 +148,13 @@ def test_without_a_delay_a_run_starts_at_once(waiting: list[Part], now_s: float)
 def test_the_delay_counts_from_the_oldest_whatever_comes_later(later: list[float], now_s: float) -> None:
     waiting = [Part(1, 5, enqueued_s=0.0), *(Part(1, 5, enqueued_s=time_s) for time_s in sorted(later))]
     assert starts_in_s(waiting, now_s, replace(LIMITS, max_delay_s=2.0)) == max(0.0, 2.0 - now_s)
+
+
+def test_nobody_waits_for_longer_than_half_its_time() -> None:
+    patient, hurried = Part(1, 5, enqueued_s=0.0), Part(1, 5, enqueued_s=0.5, deadline_s=1.5)
+    limits = replace(LIMITS, max_delay_s=2.0)
+    assert starts_in_s([patient], 0.5, limits) == 1.5
+    assert starts_in_s([patient, hurried], 0.5, limits) == 0.5
 
 
 @settings(deadline=None)

@@ -671,9 +671,10 @@ def is_ours(thing: object) -> bool:
 TWICE = [(make, trace) for make in (post, chunked) for trace in (False, True)]
 
 
+@pytest.mark.parametrize("behind", [b"", head(method="GET", path="/health/live")], ids=["alone", "another behind"])
 @pytest.mark.parametrize(("make", "trace"), TWICE)
 def test_a_client_that_leaves_while_it_waits_is_dropped_before_compute_and_counted(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes], trace: bool
+    repository: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., bytes], trace: bool, behind: bytes
 ) -> None:
     backends = behind_a_gate(monkeypatch)
 
@@ -683,7 +684,7 @@ def test_a_client_that_leaves_while_it_waits_is_dropped_before_compute_and_count
             stays, leaves, comes = (service.connect() for _ in range(3))
             stays.send(post())
             await backends["tiny"].gate.has_been_entered()
-            leaves.send(make(TRACED if trace else CONTENT))
+            leaves.send(make(TRACED if trace else CONTENT) + behind)
             await fake_clock.settle()
             assert await service.served.metric("lstm_queue_size") == 2
             leaves.transport.leave()

@@ -16,6 +16,7 @@ from factories import make_bundle
 
 from model.bundle import ONNX, Bundle
 from service import engine as engine_module
+from service.api_v1 import ModelsApi
 from service.app import Service
 from service.backends import BackendError, Runtime, RuntimeName
 from service.batcher import QueueLimits
@@ -535,6 +536,10 @@ def test_a_default_model_that_is_unloaded_is_explained(repository: Repository) -
             await registry.unload_model("m")
             with pytest.raises(Unavailable, match="the default model 'm' is unloaded on request"):
                 registry.find()
+            with pytest.raises(NotFound, match="model 'o' is not served; there are: n"):
+                registry.find("o")
+            listed = await ModelsApi(registry).list_models()
+            assert (listed.default_model, [model.name for model in listed.models]) == (None, ["n"])
 
     run(test)
 

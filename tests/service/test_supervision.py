@@ -26,3 +26,9 @@ def test_workers_that_end_at_the_same_time_are_not_waited_for(monkeypatch: pytes
     status = run_two_workers(lambda _index, _replaces: 3, monkeypatch, cores=Cores(2, 2), stop_timeout_s=stop_timeout_s)
     assert status == 3
     assert time.monotonic() - began_s < stop_timeout_s / 2
+
+
+def test_a_child_that_is_no_worker_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    orphan = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+    assert run_two_workers(lambda _index, _replaces: 3, monkeypatch, cores=Cores(2, 2)) == 3

@@ -30,7 +30,9 @@ def ragged_batches(draw: st.DrawFn) -> tuple[list[list[list[float]]], int]:
 
 
 def decode(body: bytes | str, *, input_size: int = 2) -> PredictRequest:
-    return PredictDecoder().decode(body if isinstance(body, bytes) else body.encode(), input_size=input_size)
+    return PredictDecoder().decode(
+        body if isinstance(body, bytes) else body.encode(), input_size=input_size, max_rows=100
+    )
 
 
 def refusal(body: bytes | str, *, input_size: int = 2) -> str:
@@ -216,11 +218,11 @@ FAULTS: list[bytes] = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_decoder_works_after_each_failure(fault: bytes) -> None:
     decoder = PredictDecoder()
-    earlier = decoder.decode(b'{"sequences": [[[1, 2]]]}', input_size=2)
+    earlier = decoder.decode(b'{"sequences": [[[1, 2]]]}', input_size=2, max_rows=100)
     for _ in range(2):
         with pytest.raises(InvalidRequest):
-            decoder.decode(fault, input_size=2)
-        later = decoder.decode(b'{"sequences": [[[5, 6], [7, 8]]], "trace": "gates"}', input_size=2)
+            decoder.decode(fault, input_size=2, max_rows=100)
+        later = decoder.decode(b'{"sequences": [[[5, 6], [7, 8]]], "trace": "gates"}', input_size=2, max_rows=100)
         assert later.sequences.values.tolist() == [[5, 6], [7, 8]]
     assert earlier.sequences.values.tolist() == [[1, 2]], "an earlier answer shares no buffer with a later one"
 
@@ -289,7 +291,7 @@ def check_against_plain_reading(body: bytes, input_size: int, decoder: PredictDe
     """Check that both take `body` and read the same in it, or both refuse it; return whether they take it."""
     plain = read_plainly(body, input_size)
     try:
-        got = decoder.decode(body, input_size=input_size)
+        got = decoder.decode(body, input_size=input_size, max_rows=100)
     except InvalidRequest:
         assert plain is None, body
         return False

@@ -121,7 +121,7 @@ class App {
     const { default_model: usual, models } = await api.listModels();
     this.models = models;
     const { model, version } = this.state;
-    const known = this.versionsOf(model).length ? model : usual;
+    const known = this.versionsOf(model).length ? model : usual ?? models[0].name;
     const versions = this.versionsOf(known);
     this.state = { ...this.state, model: known, version: versions.includes(version) ? version : versions.at(-1) };
     if (known !== model && model) announce(`${model} is not served; this is ${known}`);
