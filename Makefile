@@ -20,9 +20,9 @@ help:
 	@echo "make bench  install, then measure the service beside other servers: half an hour; needs wrk. BENCH=--quick: 10 min"
 
 run: $(VENV)/installed-train
-	@ls $(REPOSITORY)/*/*/manifest.json >/dev/null 2>&1 || for dataset in JapaneseVowels reference; do \
-	  $(BIN)/python -m model train $$dataset --repository $(REPOSITORY) || exit; done
-	$(BIN)/python -m service --repository $(REPOSITORY)
+	@ls "$(REPOSITORY)"/*/*/manifest.json >/dev/null 2>&1 || for dataset in JapaneseVowels reference; do \
+	  $(BIN)/python -m model train $$dataset --repository "$(REPOSITORY)" || exit; done
+	$(BIN)/python -m service --repository "$(REPOSITORY)"
 
 test:
 	$(MAKE) --jobs=2 check $(VENV)-clients/installed

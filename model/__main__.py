@@ -63,6 +63,9 @@ def _run(options: argparse.Namespace) -> int:
         return _fail(str(error), EXIT_BAD_INPUT)
     except ExportError as error:
         return _fail(str(error), EXIT_FAILED)
+    except BrokenPipeError:  # whoever read has read enough; Python would say so once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_FAILED)
     return 0
@@ -95,16 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     repository.add_argument(
         "--repository",
         type=Path,
-        default=Path(os.environ.get("LSTM_REPOSITORY", DEFAULT_REPOSITORY)),
+        default=Path(os.environ.get("LSTM_REPOSITORY") or DEFAULT_REPOSITORY),
         help="folder of the bundles (default: LSTM_REPOSITORY, else %(default)s)",
     )
     dataset = "reference, a set that ships inside aeon, or a .npz, .csv, .parquet or .ts file"
     _add_train(commands.add_parser("train", parents=[repository], help="train a model and publish it"), dataset)
     evaluate = commands.add_parser("evaluate", parents=[repository], help="classify held-out sequences with a bundle")
-    evaluate.add_argument("model", metavar="NAME[/VERSION]")
+    evaluate.add_argument("model", metavar="NAME[/VERSION]", help="the highest version if none is named")
     evaluate.add_argument("dataset", metavar="DATASET", help=dataset)
     inspect = commands.add_parser("inspect", parents=[repository], help="show what a bundle is and how it was trained")
-    inspect.add_argument("model", metavar="NAME[/VERSION]")
+    inspect.add_argument("model", metavar="NAME[/VERSION]", help="the highest version if none is named")
     return parser
 
 
@@ -122,15 +125,20 @@ def _add_train(parser: argparse.ArgumentParser, dataset: str) -> None:
     add("--hidden-size", type=_number(int, 1, 4096), metavar="H", help="units of each LSTM layer and direction")
     add("--num-layers", type=_number(int, 1, 64), metavar="L", help="LSTM layers, one on another")
     add("--bidirectional", action=argparse.BooleanOptionalAction, help="read each sequence from both ends")
-    add("--epochs", type=_number(int, 1), metavar="N", help="passes over the training data")
-    add("--batch-size", type=_number(int, 1), metavar="N", help="sequences in a step of the optimiser")
+    add("--epochs", type=_number(int, 1, 2**31), metavar="N", help="passes over the training data")
+    add("--batch-size", type=_number(int, 1, 2**31), metavar="N", help="sequences in a step of the optimiser")
     add("--learning-rate", type=_number(float, 1e-9), metavar="X", help="peak of the one-cycle schedule")
     add("--weight-decay", type=_number(float, 0), metavar="X", help="of AdamW")
     add("--dropout", type=_number(float, 0, 0.99), metavar="P", help="between layers and before the classifier")
     add("--input-noise", type=_number(float, 0), metavar="X", help="deviation of noise on the standardised input")
     add("--gradient-clip", type=_number(float, 1e-9), metavar="X", help="largest norm of the gradient")
     add("--validation-fraction", type=_number(float, 0, 0.9), metavar="P", help="held out of the training data")
-    add("--patience", type=_number(int, 0), metavar="N", help="epochs without a better validation loss; 0: never stop")
+    add(
+        "--patience",
+        type=_number(int, 0),
+        metavar="N",
+        help="epochs without a better validation loss, which needs a validation fraction; 0: never stop",
+    )
 
 
 def _number(kind: Callable[[str], Number], low: float, high: float = float("inf")) -> Callable[[str], Number]:
@@ -140,7 +148,7 @@ def _number(kind: Callable[[str], Number], low: float, high: float = float("inf"
         except ValueError:
             value = None
         if value is None or not low <= value <= high or value == float("inf"):
-            allowed = f"from {low:g} to {high:g}" if high < float("inf") else f"of at least {low:g}"
+            allowed = f"from {low:.10g} to {high:.10g}" if high < float("inf") else f"of at least {low:g}"
             whole = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {whole} {allowed}")
         return value

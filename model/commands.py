@@ -69,8 +69,10 @@ def plan(
     """Load the data and decide everything; `overrides` are the fields of `Preset` that were asked for otherwise."""
     device = choose_device(device)
     data = load(dataset, seed=seed)
-    name = data.name if name is None else name
-    check_name(name)
+    try:
+        check_name(data.name if name is None else name)
+    except BundleError as error:
+        raise TrainingError(f"{error}; choose another with --name" if name is None else str(error)) from None
     preset = replace(preset_for(data), **overrides)
     size = NetworkSize(data.input_size, preset.hidden_size, preset.num_layers, preset.bidirectional, len(data.labels))
     settings = {field: value for field, value in asdict(preset).items() if field in TrainingConfig.model_fields}
@@ -78,12 +80,14 @@ def plan(
     fitting, _ = hold_out(data.train, config)
     if data_parallel > len(fitting):
         raise TrainingError(f"data-parallel {data_parallel}: there are only {len(fitting)} training sequences")
-    return TrainingRun(data, name, repository, size, config)
+    if overrides.get("patience") and not config.validation_fraction:
+        raise TrainingError("patience: without a validation loss there is nothing to wait for; set validation-fraction")
+    return TrainingRun(data, data.name if name is None else name, repository, size, config)
 
 
 def train_command(run: TrainingRun) -> None:
     """Train, export, verify, evaluate and publish the next version; print how it went."""
-    check_writable(run.repository)
+    check_writable(run.repository, run.name)
     if run.config.data_parallel > 1:
         from model.distributed import launch  # here, for the time that its imports take
 
@@ -156,9 +160,13 @@ def evaluate_command(repository: Path, model: str, dataset: str) -> None:
     size = NetworkSize(
         manifest.input_size, manifest.hidden_size, manifest.num_layers, manifest.bidirectional, len(manifest.labels)
     )
+    which = "held-out sequences"
+    if data.sha256 != manifest.data.sha256 and None not in (data.sha256, manifest.data.sha256):
+        data, which = data.all_held_out(), "sequences, all there are,"  # which of them it was trained on is not known
+        show(f"{data.name} is not the file that {manifest.name} was trained on; sequences of that may be in it.\n")
     held_out = held_out_for(manifest, data)
     comparison = evaluate(graphs, held_out, size)
-    show(f"{manifest.name}, version {manifest.version}, on the {len(data.test)} held-out sequences of {data.name}\n")
+    show(f"{manifest.name}, version {manifest.version}, on the {len(held_out)} {which} of {data.name}\n")
     show(comparison_text(comparison, manifest.labels))
     if manifest.int8 is not None:
         quantised = {ONNX: graphs[ONNX], ONNX_INT8: open_onnx(bundle.read(ONNX_INT8))}
@@ -192,6 +200,7 @@ def _source(data: Dataset) -> DataSource:
         name=data.name,
         source=data.source,
         licence=data.licence,
+        sha256=data.sha256,
         train_size=len(data.train),
         test_size=len(data.test),
         min_length=min(lengths),

@@ -28,6 +28,7 @@ from model.parity import ExportError, check_parity
 from model.torchscript import build_torchscript
 
 MIN_EXAMPLES, MAX_EXAMPLES = 8, 16
+MAX_EXAMPLE_VALUES = 200_000  # numbers in all of them: they are kept as text, and shown
 
 
 def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dict[str, Graph], Parity]:
@@ -67,7 +68,10 @@ def export_int8(network: LSTMClassifier, exact: Graph, *, train: Split, test: Sp
 
 
 def examples_of(data: Dataset) -> Examples:
-    """A few held-out sequences, the classes in turn, with the shortest decimals that are the same float32."""
+    """A few held-out sequences, the classes in turn, with the shortest decimals that are the same float32.
+
+    Fewer of long ones; of a single one that is too long, the beginning.
+    """
     targets = data.test.targets
     turns = np.empty(len(targets), np.int64)  # how many of its class come before each sequence
     for target in np.unique(targets):
@@ -75,9 +79,12 @@ def examples_of(data: Dataset) -> Examples:
         turns[members] = np.arange(len(members))
     count = min(max(len(data.labels), MIN_EXAMPLES), MAX_EXAMPLES)
     chosen = np.lexsort((targets, turns))[:count]
+    values = np.cumsum([data.test.sequences[row].size for row in chosen])
+    few = chosen[: max(1, int((values <= MAX_EXAMPLE_VALUES).sum()))]
+    most = MAX_EXAMPLE_VALUES // data.input_size  # steps
     return Examples(
         examples=tuple(
-            Example(label=data.labels[targets[row]], sequence=_decimals(data.test.sequences[row])) for row in chosen
+            Example(label=data.labels[targets[row]], sequence=_decimals(data.test.sequences[row][:most])) for row in few
         )
     )
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 @dataclass(frozen=True, slots=True)
 class NetworkSize:
-    """What a network's parameters' shapes follow from: F, H, L, D and K of design.md."""
+    """What a network's parameters' shapes follow from: F features, H units, L layers, D directions, K classes."""
 
     input_size: int
     hidden_size: int

@@ -31,7 +31,7 @@ def observe(before: Sequence[Epoch], now: Epoch, *, num_classes: int) -> str:
             f"level {f'for the {_ordinal(levels)} epoch in a row' if levels > 1 else 'with the epoch before'}{change}"
         )
     if fall < 0:
-        return f"a step back: loss rose by {-fall:.0%}{change}"
+        return f"a step back: loss rose {f'by {-fall:.0%}' if fall > -math.inf else 'from zero'}{change}"
     return f"loss fell by {fall:.0%}{change}{_distinction(trace)}"
 
 
@@ -59,11 +59,14 @@ def _distinction(trace: Sequence[Epoch]) -> str:
 
 
 def _fall(before: Epoch, now: Epoch, first: Epoch) -> float:
-    """The fall of the training loss as a fraction of what it was: negative for a rise, zero where it is level."""
+    """The fall of the training loss as a fraction of what it was: negative for a rise, zero where it is level.
+
+    A loss can be zero exactly, in float32; from there it rises by infinitely much.
+    """
     fall = before.loss - now.loss
     if abs(fall) < max(LEVEL_OF_BEFORE * before.loss, LEVEL_OF_FIRST * first.loss):
         return 0.0
-    return fall / before.loss
+    return fall / before.loss if before.loss else -math.inf
 
 
 def _validation_rose(before: Epoch, now: Epoch) -> bool:

@@ -22,7 +22,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
-    """The graph of design.md's bundle from `weights`, float32 by their PyTorch names, checked and serialised."""
+    """A bundle's graph from `weights`, float32 by their PyTorch names, checked and serialised."""
     return serialise(size, [*prepare(), *_stack(size), *classify(size)], constants(size, weights))
 
 

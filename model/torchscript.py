@@ -102,7 +102,7 @@ class TorchScriptGraph(nn.Module):
 
 
 def build_torchscript(size: NetworkSize, weights: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The graph of design.md's bundle from `weights`, float32 by their PyTorch names, scripted, frozen, serialised."""
+    """A bundle's graph from `weights`, float32 by their PyTorch names, scripted, frozen, serialised."""
     graph = TorchScriptGraph(size)
     graph.load_state_dict(_graph_weights(size, weights))
     buffer = io.BytesIO()

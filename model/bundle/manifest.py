@@ -1,6 +1,6 @@
 """What a bundle says of itself: the schema of `manifest.json` and of `examples.json`, the names in both graphs.
 
-`Manifest` is valid by construction. The design's contract for these names is the README's section on the bundle.
+`Manifest` is valid by construction. The names are a contract: the service, and whoever reads a bundle, go by them.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 2  # 2: with `int8`, which services that know 1 alone refuse; 1 is read as before
+# 2: with `int8`, 3: with `data.sha256`; services that know an earlier one alone refuse them, and all are read here.
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 ONNX_INT8 = "model.int8.onnx"  # the one file that a bundle may lack
@@ -48,11 +49,15 @@ class Standardisation(_Record):
 
 
 class DataSource(_Record):
-    """The data set that the model was trained on, and how much of it."""
+    """The data set that the model was trained on, and how much of it.
+
+    `sha256`: of the file, where the seed of the training chose which sequences are held out.
+    """
 
     name: str
     source: str
     licence: str
+    sha256: str | None = None
     train_size: Positive
     test_size: Positive
     min_length: Positive
@@ -100,7 +105,8 @@ class Evaluation(_Record):
 class Parity(_Record):
     """The largest difference from eager PyTorch over all outputs and `cases` ragged batches, by file.
 
-    Of a value beyond 1, as a fraction of it.
+    Of a value beyond 1, as a fraction of it. `tolerance`: what was allowed, more than usual if the network's weights
+    amplify rounding.
     """
 
     tolerance: Finite
@@ -142,7 +148,7 @@ class Examples(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of the pipeline. `shape` is symbolic: letters of design.md, or numbers where they are fixed."""
+    """One stage of the pipeline. `shape` is symbolic: B, T and so on, or numbers where they are fixed."""
 
     name: str
     shape: tuple[str | int, ...]

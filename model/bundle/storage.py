@@ -4,6 +4,7 @@ Files are handed out as bytes whose hash has just been checked (`Bundle.read`), 
 check and use: `torch.jit.load` runs what it is given.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -117,11 +118,26 @@ def check_name(name: str) -> None:
         )
 
 
-def check_writable(repository: Path) -> None:
-    """Find out before a training, not after it, whether `publish` can write; make the folder. Raises `OSError`."""
-    repository.mkdir(parents=True, exist_ok=True)
+def check_writable(repository: Path, name: str) -> None:
+    """Find out before a training, not after it, whether `publish` can write; make the repository. Raises `OSError`."""
+    _make_folder(repository)
     with _publishing(repository):
-        Path(tempfile.mkdtemp(prefix=_STAGING, dir=repository)).rmdir()
+        folder = repository / name
+        is_new = not folder.exists()
+        _make_folder(folder)
+        try:
+            for place in (repository, folder):
+                Path(tempfile.mkdtemp(prefix=_STAGING, dir=place)).rmdir()
+        finally:
+            if is_new:
+                folder.rmdir()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder)) from None
 
 
 def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe: Describe) -> Bundle:

@@ -1,10 +1,10 @@
 """What a data set is once it has been read and checked, and how sequences are held out of it.
 
-Every reader in this package ends in a `Dataset`; training and evaluation start from one. Words and shapes are those
+Every reader in this package ends in a `Dataset`; training and evaluation start from one. A$
 of the design: a sequence is `(T, F)` float32, and sequences of one data set may differ in `T`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ class Split:
 class Dataset:
     """A training and a held-out set of sequences with the same features and the same classes.
 
-    `labels` holds the class names as the source writes them; a name's position is its class index.
+    `labels` holds the class names as the source writes them; a name's position is its class index. `sha256`: of the
+    file, where the seed chose what is held out of it.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Dataset:
     labels: tuple[str, ...]
     train: Split
     test: Split
+    sha256: str | None = None
+
+    def all_held_out(self) -> "Dataset":
+        """The same with every sequence in `test`."""
+        sequences = self.train.sequences + self.test.sequences
+        return replace(self, test=Split(sequences, np.concatenate([self.train.targets, self.test.targets])))
 
     @property
     def input_size(self) -> int:

@@ -98,6 +98,9 @@ def _check_header(file: str, header: list[str]) -> None:
     for required in (ID, STEP, LABEL):
         if required not in header:
             raise DataError(f"{file}: no column {required!r}; got {header}, {LAYOUT}")
+    if "" in header:
+        place = header.index("") + 1
+        raise DataError(f"{file}: column {place} has no name; if it is pandas' index, write with to_csv(index=False)")
     if len(set(header)) < len(header):
         raise DataError(f"{file}: a column name occurs twice; got {header}")
     if len(header) < 4:

@@ -171,8 +171,37 @@ def test_a_setting_out_of_range_says_what_is_allowed(capsys, flag):
 def test_a_repository_that_cannot_be_written_is_found_out_before_training(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["train", "reference", "--repository", str(tmp_path / "file")]) == EXIT_FAILED
-    assert str(tmp_path / "file") in error_of(capsys)
-    assert "epoch" not in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.err == f"python -m model: {tmp_path / 'file'}: is a file, not a folder\n"
+    assert captured.out == ""
+
+
+def test_a_patience_that_nothing_could_try_is_refused(tmp_path, capsys, data_file):
+    assert main(["train", str(data_file), "--patience", "2", "--repository", str(tmp_path)]) == EXIT_BAD_INPUT
+    assert "validation-fraction" in error_of(capsys)
+
+
+def test_a_file_whose_name_can_name_no_model_is_told_of_name(tmp_path, capsys, data_file):
+    spaced = data_file.rename(tmp_path / "two levels.npz")
+    assert main(["train", str(spaced), "--repository", str(tmp_path)]) == EXIT_BAD_INPUT
+    assert "choose another with --name" in error_of(capsys)
+
+
+def test_of_another_file_than_that_of_the_training_every_sequence_is_evaluated(tmp_path, capsys, data_file):
+    repository = ["--repository", str(tmp_path / "bundles")]
+    assert main(["train", str(data_file), "--epochs", "1", "--seed", "3", *repository]) == 0
+    trained = capsys.readouterr().out
+    assert main(["evaluate", "two-levels", str(data_file), *repository]) == 0
+    evaluated = capsys.readouterr().out
+    (accuracy,) = re.findall(r"^model.onnx: .*", evaluated, re.MULTILINE)
+    assert accuracy in trained
+    assert "on the 8 held-out sequences of two-levels" in evaluated
+    with np.load(data_file) as file:
+        np.savez(data_file, X=file["X"][:30], y=file["y"][:30])
+    assert main(["evaluate", "two-levels", str(data_file), *repository]) == 0
+    evaluated = capsys.readouterr().out
+    assert "not the file that two-levels was trained on" in evaluated
+    assert "on the 30 sequences, all there are, of two-levels" in evaluated
 
 
 def test_a_graph_that_differs_from_the_network_is_not_published(tmp_path, capsys, monkeypatch, data_file):

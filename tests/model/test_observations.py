@@ -26,6 +26,7 @@ def say(*figures):
         ([(1.0, 0.50), (0.995, 0.50)], "level with the epoch before, accuracy unchanged"),
         ([(1.0, 0.5), (0.995, 0.5), (0.999, 0.6)], "level for the 2nd epoch in a row, accuracy up 10 points"),
         ([(1.0, 0.5), (0.010, 0.9), (0.011, 0.9)], "level with the epoch before, accuracy unchanged"),
+        ([(0.7, 1.0), (0.0, 1.0), (0.1, 1.0)], "a step back: loss rose from zero, accuracy unchanged"),
         ([(1.0, 0.50), (1.2, 0.45)], "a step back: loss rose by 20%, accuracy down 5 points"),
         (
             [(1.0, 0.5), (0.2, 0.9), (0.3, 0.8), (0.2, 0.9)],

@@ -259,7 +259,7 @@ def test_a_full_disk_publishes_nothing_and_says_where(bundle, monkeypatch):
 
 
 def test_whether_a_repository_can_be_written_is_found_out_without_a_trace(tmp_path, monkeypatch):
-    check_writable(tmp_path / "new" / "bundles")
+    check_writable(tmp_path / "new" / "bundles", "m")
     assert [path.name for path in (tmp_path / "new" / "bundles").iterdir()] == [".lock"]
 
     def refuse(**_):
@@ -267,7 +267,16 @@ def test_whether_a_repository_can_be_written_is_found_out_without_a_trace(tmp_pa
 
     monkeypatch.setattr(storage.tempfile, "mkdtemp", refuse)  # tests may run as root, whom no mode stops
     with pytest.raises(PermissionError):
-        check_writable(tmp_path / "new" / "bundles")
+        check_writable(tmp_path / "new" / "bundles", "m")
+    assert [path.name for path in (tmp_path / "new" / "bundles").iterdir()] == [".lock"]
+
+
+def test_a_file_where_a_folder_must_be_is_found_out(tmp_path):
+    (tmp_path / "m").touch()
+    for repository in (tmp_path, tmp_path / "m"):
+        with pytest.raises(NotADirectoryError, match="is a file, not a folder") as caught:
+            check_writable(repository, "m")
+        assert caught.value.filename == str(tmp_path / "m")
 
 
 @pytest.mark.parametrize("file", ALL_FILES)

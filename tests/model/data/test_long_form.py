@@ -110,6 +110,7 @@ def test_lines_are_counted_in_the_file_blank_ones_included(tmp_path):
         ("id,step,x,y,label", "no column 'sequence_id'"),
         ("sequence_id,t,x,y,label", "no column 'step'"),
         ("sequence_id,step,x,x,label", "a column name occurs twice"),
+        (",sequence_id,step,label,a", "column 1 has no name; .*index=False"),
     ],
 )
 def test_a_header_of_another_layout_is_refused(tmp_path, header, complaint):
