@@ -1,6 +1,7 @@
 """`python -m bench`: measure, or make table and plot again from a run's JSON, or measure int8, or a GPU."""
 
 import argparse
+import importlib
 import shutil
 import signal
 import sys
@@ -34,7 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "int8":
         return int8.main()
     if options.command == "report":
-        run = read(options.file)
+        try:
+            run = read(options.file)
+        except (OSError, ValueError, TypeError) as error:
+            print(f"{options.file} is no run of the benchmark: {error}", file=sys.stderr)
+            return 1
         _publish(run, options.file.with_suffix(""))
         print(markdown(run))
         return 0
@@ -45,6 +50,8 @@ def _measure(options: argparse.Namespace) -> int:
     if shutil.which("wrk") is None:
         print("wrk is not installed: apt-get install wrk", file=sys.stderr)
         return 1
+    RESULTS.mkdir(parents=True, exist_ok=True)  # what is needed at the end is found missing at the start
+    importlib.import_module("matplotlib")
     plan = _plan(options)
     run = new_run(plan)
     expected_s = sum(plan.steps())
@@ -52,13 +59,27 @@ def _measure(options: argparse.Namespace) -> int:
     environments = Environments(
         plan.folder / "venvs", {"ours": Path(shutil.which(options.python) or options.python).absolute()}
     )
-    is_whole = _run_with_progress(plan, run, environments, expected_s)
     stem = RESULTS / run.started.replace(":", "").removesuffix("+0000")
-    for path in (stem, RESULTS / "latest") if is_whole else (stem,):
-        write(run, path.with_suffix(".json"))
-        _publish(run, path)
-    print(markdown(run))
+    is_whole = False
+    try:
+        is_whole = _run_with_progress(plan, run, environments, expected_s)
+    finally:
+        write(run, stem.with_suffix(".json"))
+        print(markdown(run))
+    _publish(run, stem)
+    if not run.cells:
+        return 1 if is_whole else _INTERRUPTED
+    if is_whole and _is_everything(options):
+        write(run, (RESULTS / "latest").with_suffix(".json"))
+        _publish(run, RESULTS / "latest")
     return 0 if is_whole else _INTERRUPTED
+
+
+def _is_everything(options: argparse.Namespace) -> bool:
+    """Whether nothing was left out: only such a run takes the place of the latest."""
+    chosen = (options.servers, SERVERS), (options.models, MODELS), (options.scenarios, SCENARIOS)
+    left_out = options.quick or options.no_curve or options.no_open_loop or options.no_limit
+    return not left_out and all(set(names) == set(known) for names, known in chosen)
 
 
 def _run_with_progress(plan: Plan, run: Run, environments: Environments, expected_s: float) -> bool:
@@ -98,7 +119,8 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _publish(run: Run, stem: Path) -> None:
     """Write the table and the plot beside the JSON."""
     stem.with_suffix(".md").write_text(markdown(run))
-    draw(run, stem.with_suffix(".png"))
+    if not draw(run, stem.with_suffix(".png")):
+        stem.with_suffix(".png").unlink(missing_ok=True)  # of an earlier run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,10 +147,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, allowed is 1 and more")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, allowed are whole numbers from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

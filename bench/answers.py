@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Final
@@ -76,7 +77,7 @@ def check(port: int, wire: Wire, request: bytes, expected: Array) -> None:
         if status != 200:
             raise WrongAnswer(f"status {status}: {body[:200]!r}")
         probabilities = wire.decode(headers, body)
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, struct.error) as error:
         raise WrongAnswer(f"{type(error).__name__}: {error}") from error
     if probabilities.shape != expected.shape:
         raise WrongAnswer(f"probabilities of shape {probabilities.shape}, expected {expected.shape}")

@@ -77,8 +77,9 @@ def measure_limit(
             yield LimitPoint(round_number, model.name, job.workload, job.runtime, job.batch_size, rate, p50_ms)
     finally:
         for worker in workers:
-            worker.kill()
-            worker.join()
+            if worker.pid is not None:  # it was started
+                worker.kill()
+                worker.join()
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def _draw_panel(axes: "Axes", lines: list[Line], *, title: str) -> None:
     axes.margins(x=0.16, y=0.1)  # room for the names at the curves' ends
     axes.set_title(title, loc="left", fontweight="bold")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major", color="#DDDDDD", linewidth=0.6)
     axes.grid(which="minor", color="#F2F2F2", linewidth=0.4)

@@ -80,13 +80,21 @@ def free_port() -> int:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, as an operator would; then SIGKILL to whatever of the session is left."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
+    """SIGTERM to the first process, as an operator would; then SIGKILL to whatever of the session is left.
+
+    That is done, and at once, also if who waits presses Ctrl-C once more.
+    """
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
             process.wait(_STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        _kill_session(process)
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _STOP_LIMIT_S
     while (left := [stat.pid for stat in _all_stats() if stat.session == process.pid and not stat.is_zombie]) and (
         time.monotonic() < deadline

@@ -100,6 +100,12 @@ class Run:
         """The rounds that were to be run."""
         return range(1, int(self.settings["rounds"]) + 1)
 
+    @property
+    def rounds_begun(self) -> list[int]:
+        """Those of them in which anything was measured, or failed: all, but for an interrupted run."""
+        entries = (self.cells, self.starts, self.open_loads, self.limits, self.failures)
+        return [number for number in self.rounds if any(one.round_number == number for some in entries for one in some)]
+
     def cell(self, round_number: int, server: str, model: str, scenario: str) -> Cell | None:
         """That measurement, if it was made."""
         wanted = (round_number, server, model, scenario)

@@ -25,7 +25,7 @@ def markdown(run: Run) -> str:
 def _heading(run: Run) -> str:
     machine = run.machine
     return (
-        f"Medians of {run.settings['rounds']} rounds of {run.settings['seconds']} s, with the least and the most as "
+        f"Medians of {len(run.rounds_begun)} rounds of {run.settings['seconds']} s, with the least and the most as "
         f"percentages of them; {machine['cores']} cores of {machine['cpu']}, which the load generator shares; "
         f"{run.started[:10]}."
     )
@@ -68,6 +68,8 @@ def _spread(values: Spread | None, form: str) -> str:
     if not values.median or (values.high - values.low) / values.median < _HALF_PERCENT:
         return text
     low, high = (round(100 * (value / values.median - 1)) for value in (values.low, values.high))
+    if low == high == 0:
+        return text
     return f"{text} \N{MINUS SIGN}{-low} +{high} %"
 
 

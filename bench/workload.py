@@ -59,11 +59,6 @@ def curve_point(connections: int) -> Scenario:
     return Scenario(f"C{connections}", "json", connections, title=f"one sequence, JSON, {connections} connections")
 
 
-def scenario_named(name: str) -> Scenario:
-    """A scenario, points of the load curve included."""
-    return curve_point(int(name[1:])) if name.startswith("C") else SCENARIOS[name]
-
-
 def requests_of(scenario: Scenario, model: ModelSize) -> tuple[Sequences, ...]:
     """The sequences of each request that `scenario` sends in turn; the same at every call."""
     size = scenario.sequences_per_request

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.results import Cell, LimitPoint, OpenLoad, Run, Start
+from bench.results import Cell, Failure, LimitPoint, OpenLoad, Run, Start
 
 
 def make_run(rounds: int = 1, **lists: Any) -> Run:
@@ -51,3 +51,7 @@ def make_open_load(p50_ms: float, p99_ms: float, **changes: Any) -> OpenLoad:
 
 def make_start(server: str, ready_s: float, round_number: int = 1) -> Start:
     return Start(round_number, server, "tiny", ready_s)
+
+
+def make_failure(server: str, scenario: str, round_number: int = 1) -> Failure:
+    return Failure(round_number, server, "tiny", scenario, "it ended")

@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ REQUEST = SIMPLE.request("tiny", (np.zeros((2, 5), np.float32),))
 
 
 @contextmanager
-def answering(*statuses: str, probabilities: list[list[float]]) -> Iterator[int]:
+def answering(*statuses: str, probabilities: Any) -> Iterator[int]:
     """A server that gives each connection in turn an answer of one of `statuses`; yields its port."""
     body = json.dumps({"probabilities": probabilities}).encode()
 
@@ -46,10 +47,11 @@ def test_an_answer_within_the_tolerance_is_right() -> None:
         ("200 OK", [[0.2502, 0.7498]], "differ from the graph's by 0.0002"),
         ("200 OK", [[float("nan"), 0.75]], "JSONDecodeError"),
         ("200 OK", [[0.25, 0.5, 0.25]], "shape"),
+        ("200 OK", {"no": "numbers"}, "TypeError"),
         ("503 Busy", [], "status 503"),
     ],
 )
-def test_any_other_answer_is_wrong(status: str, probabilities: list[list[float]], complaint: str) -> None:
+def test_any_other_answer_is_wrong(status: str, probabilities: Any, complaint: str) -> None:
     with answering(status, probabilities=probabilities) as port, pytest.raises(WrongAnswer, match=complaint):
         check(port, SIMPLE, REQUEST, EXPECTED)
 

@@ -1,6 +1,9 @@
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -52,6 +55,17 @@ def test_the_tree_ends_on_an_interrupt_too(tmp_path: Path) -> None:
     ):
         raise KeyboardInterrupt
     assert tree.has_ended()
+
+
+def test_the_tree_ends_on_a_second_interrupt_that_comes_while_it_is_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    trees = []
+    with contextlib.suppress(KeyboardInterrupt), running([sys.executable, "-c", deaf], {}, log) as tree:
+        trees.append(tree)
+        wait_for_words(log)
+        Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert trees[0].has_ended()
 
 
 def test_last_words_are_the_last_line_that_says_something(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 import pytest
-from bench_factories import make_cell, make_limit, make_open_load, make_run, make_start
+from bench_factories import make_cell, make_failure, make_limit, make_open_load, make_run, make_start
 
 from bench.results import Run
 from bench.targets import Verdict, judge
@@ -41,7 +41,7 @@ def test_the_limit_is_the_best_of_both_runtimes_and_all_batch_sizes(rate: float,
 def test_the_limit_of_one_connection_is_the_shortest_call() -> None:
     limits = [make_limit("single", p50_ms=2.0), make_limit("single", p50_ms=1.0, runtime="torchscript")]
     run = make_run(cells=[make_cell("ours", "S1", p50_ms=1.1, model="medium")], limits=limits)
-    reached = verdict(run, "medium", "S1", "one call").reached
+    reached = verdict(run, "medium", "S1", "one call on one thread").reached
     assert reached is not None
     assert reached.median == pytest.approx(1.1)
 
@@ -49,6 +49,21 @@ def test_the_limit_of_one_connection_is_the_shortest_call() -> None:
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     run = make_run(cells=[make_cell("ours", "S2")])
     assert verdict(run, "tiny", "S2", "mosec").is_met is None
+
+
+def test_a_round_without_a_figure_is_not_made_up_for_by_the_others() -> None:
+    run = make_run(rounds=3, failures=[make_failure("ours", "S2", round_number=1)])
+    for number in (1, 2):
+        run.cells.append(make_cell("mosec", "S2", 10.0, round_number=number))
+    run.cells.append(make_cell("ours", "S2", 100.0, round_number=2))
+    found = verdict(run, "tiny", "S2", "mosec")  # of the third round nothing was begun
+    assert found.reached is not None
+    assert (found.reached.median, found.is_met) == (10.0, False)
+
+
+def test_the_latency_of_errors_counts_for_nobody() -> None:
+    cells = [make_cell("ours", "S1", p50_ms=0.1, answers=90, errors=10), make_cell("fastapi", "S1", p50_ms=1.0)]
+    assert verdict(make_run(cells=cells), "tiny", "S1", "fastapi").is_met is None
 
 
 def test_a_server_that_answered_nothing_gives_no_ratio() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.models import MEDIUM, TINY
-from bench.workload import REQUESTS, SCENARIOS, Scenario, cells, mixed_sequences, requests_of, scenario_named
+from bench.workload import REQUESTS, SCENARIOS, Scenario, cells, mixed_sequences, requests_of
 
 
 @pytest.mark.parametrize("scenario", [SCENARIOS["S1"], SCENARIOS["S3"]], ids=lambda scenario: scenario.name)
@@ -37,8 +37,3 @@ def test_mixed_lengths_are_for_medium_alone() -> None:
     names = tuple(SCENARIOS)
     assert [scenario.name for scenario in cells(TINY, names)] == ["S1", "S2", "S3", "S4a", "S4b"]
     assert [scenario.name for scenario in cells(MEDIUM, names)] == list(names)
-
-
-def test_a_point_of_the_curve_has_a_name() -> None:
-    assert scenario_named("C16").connections == 16
-    assert scenario_named("S2") is SCENARIOS["S2"]
