@@ -69,10 +69,12 @@ def plan(
     """Load the data and decide everything; `overrides` are the fields of `Preset` that were asked for otherwise."""
     device = choose_device(device)
     data = load(dataset, seed=seed)
-    try:
-        check_name(data.name if name is None else name)
-    except BundleError as error:
-        raise TrainingError(f"{error}; choose another with --name" if name is None else str(error)) from None
+    if name is None:
+        try:
+            check_name(name := data.name)
+        except BundleError as error:
+            raise TrainingError(f"{error}; choose another with --name") from None
+    check_name(name)
     preset = replace(preset_for(data), **overrides)
     size = NetworkSize(data.input_size, preset.hidden_size, preset.num_layers, preset.bidirectional, len(data.labels))
     settings = {field: value for field, value in asdict(preset).items() if field in TrainingConfig.model_fields}
@@ -82,7 +84,7 @@ def plan(
         raise TrainingError(f"data-parallel {data_parallel}: there are only {len(fitting)} training sequences")
     if overrides.get("patience") and not config.validation_fraction:
         raise TrainingError("patience: without a validation loss there is nothing to wait for; set validation-fraction")
-    return TrainingRun(data, data.name if name is None else name, repository, size, config)
+    return TrainingRun(data, name, repository, size, config)
 
 
 def train_command(run: TrainingRun) -> None:
