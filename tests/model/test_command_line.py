@@ -1,5 +1,6 @@
 """The three commands as a user runs them: in this process, or in one of their own where a signal or a start matters."""
 
+import io
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 from model_factories import publish_made_up
 
 from model.__main__ import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main
-from model.bundle import list_models, open_bundle
+from model.bundle import WEIGHTS, list_models, open_bundle
 from model.torchscript import build_torchscript
 
 ROOT = Path(__file__).parents[2]
@@ -243,12 +244,16 @@ def test_an_interrupted_training_publishes_nothing_and_says_so_in_one_line(tmp_p
     assert not [*tmp_path.glob(".staging-*")]
 
 
-def test_two_processes_train_as_well_as_one(tmp_path):
-    with start("train", "reference", "--data-parallel", "2", "--repository", tmp_path) as process:
-        printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert printed.count("Published reference") == 1
-    manifest = open_bundle(tmp_path / "reference" / "1").manifest
-    assert manifest.training.data_parallel == 2
-    assert manifest.evaluation.accuracy >= 0.80
-    assert manifest.trace[-1].loss <= 0.40
+def test_two_processes_train_as_one_does(tmp_path):
+    weights = []
+    for processes in (1, 2):
+        settings = ("--epochs", 2, "--dropout", 0, "--input-noise", 0, "--data-parallel", processes)
+        with start("train", "reference", *map(str, settings), "--repository", tmp_path) as process:
+            printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert printed.count("Published reference") == 1
+        bundle = open_bundle(tmp_path / "reference" / str(processes))
+        assert bundle.manifest.training.data_parallel == processes
+        weights.append(np.load(io.BytesIO(bundle.read(WEIGHTS))))
+    for name in weights[0].files:  # the mean of two halves' gradients is that of the whole
+        np.testing.assert_allclose(weights[1][name], weights[0][name], rtol=0, atol=1e-4, err_msg=name)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,15 @@ def test_the_same_seed_repeats_weights_and_trace_bit_for_bit():
 
 def test_another_seed_gives_another_network():
     assert not torch.equal(run(seed=3)[0].linear.weight, run(seed=4)[0].linear.weight)
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight_decay": 1.0}, {"dropout": 0.0}, {"input_noise": 0.0}, {"gradient_clip": 1e-3}], ids=str
+)
+def test_each_setting_changes_what_is_learnt(change):
+    size = replace(SIZE, num_layers=1)  # of one layer nothing but the classifier is behind a dropout
+    (usual, _), (changed, _) = run(size=size), run(size=size, **change)
+    assert not torch.allclose(usual.linear.weight, changed.linear.weight, atol=1e-5)
 
 
 def test_training_leaves_pytorch_as_it_was():
