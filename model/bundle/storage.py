@@ -145,7 +145,8 @@ def publish(repository: Path, name: str, contents: Mapping[str, bytes], describe
 
     `describe` makes the manifest once the version and the files' hashes are known. The version appears by a rename
     after all of it is on disk, so a reader, or a crash at any moment, finds a whole bundle or none. Publishers take
-    turns. Beside the versions stands Triton's description of the model, that of the newest.
+    turns. Beside the versions stands Triton's description of the model, that of the newest, or, after a crash, of the
+    one that did not come.
     """
     check_name(name)
     repository.mkdir(parents=True, exist_ok=True)

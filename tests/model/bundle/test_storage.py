@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -41,6 +42,10 @@ def refused(folder, *named):
         open_bundle(folder)
     for name in named:
         assert name in str(caught.value)
+
+
+def test_whoever_serves_may_read_what_was_published(bundle):
+    assert stat.S_IMODE(bundle.folder.stat().st_mode) == 0o755
 
 
 def test_what_was_published_is_what_is_opened(bundle):
