@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Evaluation, Manifest
-from model.data import DataError, Dataset, Split
+from model.data import DataError, Dataset, Split, batches_by_length
 from model.graphs import Batch, Graph
 from model.network import NetworkSize
 from model.parity import state_shape
@@ -82,8 +82,7 @@ def held_out_for(manifest: Manifest, data: Dataset) -> Split:
 
 def _batches(split: Split, size: NetworkSize) -> Iterator[tuple[NDArray[np.int64], Batch]]:
     lengths = np.array([len(sequence) for sequence in split.sequences], np.int64)
-    order = lengths.argsort(kind="stable")
-    for rows in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
+    for rows in batches_by_length(lengths, most=BATCH_SIZE):
         sequences = np.zeros((len(rows), lengths[rows].max(), size.input_size), np.float32)  # (B, T, F)
         for i, row in enumerate(rows):
             sequences[i, : lengths[row]] = split.sequences[row]

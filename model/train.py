@@ -8,7 +8,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from model.bundle import Epoch, TrainingConfig
-from model.data import Dataset, Split, stratified_split
+from model.data import Dataset, Split, batches_by_length, stratified_split
 from model.network import LSTMClassifier, NetworkSize
 from model.observations import observe
 from model.progress import Progress
@@ -41,7 +41,7 @@ def train(
     device = torch.device(config.device, rank) if config.device == "cuda" else torch.device(config.device)
     with _repeatable(config.seed + rank, device):
         fitting, validation = hold_out(data.train, config)
-        sequences, lengths, targets = pad(fitting, device)  # (N, T, F), (N), (N)
+        sequences, targets = to_device(fitting, device)
         network = LSTMClassifier(size, dropout=config.dropout, input_noise=config.input_noise).to(device)
         standardise(network, fitting)
         model = DistributedDataParallel(network) if config.data_parallel > 1 else network
@@ -58,8 +58,7 @@ def train(
             totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, sequences seen
             for batch in _batches(len(fitting), config, shuffling):
                 rows = batch[rank :: config.data_parallel].to(device)  # (B)
-                longest = int(lengths[rows].max())
-                logits = model(sequences[rows, :longest], lengths[rows])  # (B, K)
+                logits = model(*pad(sequences, rows))  # (B, K)
                 loss = cross_entropy(logits, targets[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's
@@ -113,11 +112,18 @@ def standardise(network: LSTMClassifier, split: Split) -> None:
     network.std.copy_(torch.from_numpy(std))
 
 
-def pad(split: Split, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """`split` as tensors on `device`: right-padded sequences `(N, T, F)`, lengths and targets `(N)` int64."""
-    sequences = nn.utils.rnn.pad_sequence([torch.from_numpy(s) for s in split.sequences], batch_first=True)
-    lengths = torch.tensor([len(s) for s in split.sequences])
-    return sequences.to(device), lengths.to(device), torch.from_numpy(split.targets).to(device)
+def to_device(split: Split, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """`split` as tensors on `device`: N sequences `(T_i, F)`, and targets `(N)` int64."""
+    return [torch.from_numpy(s).to(device) for s in split.sequences], torch.from_numpy(split.targets).to(device)
+
+
+def pad(sequences: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Those at `rows` `(B)` as one tensor `(B, T, F)`, padded on the right, and their lengths `(B)` int64.
+
+    Of a whole data set one long sequence would make all of them long.
+    """
+    chosen = [sequences[row] for row in rows.tolist()]
+    return nn.utils.rnn.pad_sequence(chosen, batch_first=True), torch.tensor([len(s) for s in chosen]).to(rows.device)
 
 
 @contextmanager
@@ -181,9 +187,10 @@ def _validate(
     if split is None:
         return None, None
     network.eval()
-    sequences, lengths, targets = pad(split, network.mean.device)
+    sequences, targets = to_device(split, network.mean.device)
     totals = torch.zeros(3, dtype=torch.float64)
-    for rows in torch.split(torch.arange(len(split)), 256):
-        logits = network(sequences[rows, : int(lengths[rows].max())], lengths[rows])
+    for batch in batches_by_length([len(s) for s in split.sequences], most=256):
+        rows = torch.from_numpy(batch).to(network.mean.device)
+        logits = network(*pad(sequences, rows))
         totals += _totals(cross_entropy(logits, targets[rows]), logits, targets[rows])
     return _means(totals, config)

@@ -6,12 +6,12 @@
 from pathlib import Path
 
 from model.data.archives import load_archive, shipped_folder
-from model.data.dataset import DataError, Dataset, Split, stratified_split
+from model.data.dataset import DataError, Dataset, Split, batches_by_length, stratified_split
 from model.data.files import is_file_name, load_file
 from model.data.reference import NAME as REFERENCE
 from model.data.reference import load_reference
 
-__all__ = ["DataError", "Dataset", "Split", "load", "stratified_split"]
+__all__ = ["DataError", "Dataset", "Split", "batches_by_length", "load", "stratified_split"]
 
 
 def load(dataset: str, *, seed: int) -> Dataset:

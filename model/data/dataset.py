@@ -4,10 +4,14 @@ Every reader in this package ends in a `Dataset`; training and evaluation start 
 is `(T, F)` float32, and sequences of one data set may differ in `T`.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+MAX_BATCH_STEPS: Final = 2**19  # padded: of 128 units they hold 256 MB a layer
 
 
 class DataError(ValueError):
@@ -78,3 +82,18 @@ def stratified_split(split: Split, *, fraction: float, seed: int) -> tuple[Split
 def _select(split: Split, mask: NDArray[np.bool_]) -> Split:
     sequences = tuple(split.sequences[i] for i in np.flatnonzero(mask))
     return Split(sequences, split.targets[mask])
+
+
+def batches_by_length(lengths: Sequence[int] | NDArray[np.int64], *, most: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of sequences of these `lengths`, the shortest first, up to `most` and `MAX_BATCH_STEPS` in a batch.
+
+    Little is padded so, and a few long sequences come in batches of their own. A single one may be longer.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for stop, row in enumerate(order):
+        if stop > start and (stop - start == most or (stop - start + 1) * lengths[row] > MAX_BATCH_STEPS):
+            yield order[start:stop]
+            start = stop
+    if start < len(order):
+        yield order[start:]

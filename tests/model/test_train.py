@@ -9,7 +9,7 @@ from model.data import Split, load
 from model.network import LSTMClassifier, NetworkSize
 from model.presets import LARGE, REFERENCE, SMALL, preset_for
 from model.progress import NoProgress
-from model.train import TrainingError, choose_device, hold_out, pad, standardise, train
+from model.train import TrainingError, choose_device, hold_out, pad, standardise, to_device, train
 
 SIZE = NetworkSize(input_size=2, hidden_size=4, num_layers=2, bidirectional=False, num_classes=2)
 
@@ -76,12 +76,12 @@ def test_mean_and_deviation_are_those_of_the_training_steps_alone():
 
 def test_sequences_are_padded_on_the_right():
     split = make_split(5)
-    sequences, lengths, targets = pad(split, torch.device("cpu"))
-    assert lengths.tolist() == [len(s) for s in split.sequences]
+    sequences, targets = to_device(split, torch.device("cpu"))
     assert targets.tolist() == split.targets.tolist()
-    for padded, sequence in zip(sequences, split.sequences, strict=True):
-        np.testing.assert_array_equal(padded[: len(sequence)], sequence)
-        assert not padded[len(sequence) :].any()
+    padded, lengths = pad(sequences, torch.tensor([3, 0, 4]))
+    for row, length, chosen in zip(padded, lengths.tolist(), (3, 0, 4), strict=True):
+        np.testing.assert_array_equal(row[:length], split.sequences[chosen])
+        assert not row[length:].any()
 
 
 def test_without_validation_every_epoch_is_run_and_the_last_weights_are_kept():

@@ -1,9 +1,12 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.data import Dataset, Split, stratified_split
+from model.data import Dataset, Split, batches_by_length, stratified_split
+from model.data.dataset import MAX_BATCH_STEPS
 
 
 def make_split(targets):
@@ -53,3 +56,17 @@ def test_a_fraction_that_leaves_one_side_empty_is_refused(fraction):
 def test_the_input_size_is_the_number_of_features_not_of_steps():
     split = Split((np.zeros((4, 3), dtype=np.float32),), np.zeros(1, dtype=np.int64))
     assert Dataset(name="x", source="", licence="", labels=("a",), train=split, test=split).input_size == 3
+
+
+@given(st.lists(st.integers(1, 40) | st.just(MAX_BATCH_STEPS // 3) | st.just(2 * MAX_BATCH_STEPS), max_size=40))
+def test_batches_hold_every_row_once_the_shortest_first_and_no_more_than_may_be(lengths):
+    batches = [batch.tolist() for batch in batches_by_length(lengths, most=8)]
+    rows = [row for batch in batches for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    assert [lengths[row] for row in rows] == sorted(lengths)
+    for batch in batches:
+        assert 1 <= len(batch) <= 8
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= MAX_BATCH_STEPS
+    for batch, following in pairwise(batches):
+        fuller = len(batch) + 1
+        assert fuller > 8 or fuller * lengths[following[0]] > MAX_BATCH_STEPS
