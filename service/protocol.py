@@ -149,7 +149,7 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """Read on, unless what was read already is too much."""
-        if len(self._pipeline) < _MAX_PIPELINED:
+        if self.read_paused and len(self._pipeline) < _MAX_PIPELINED:
             super().resume_reading()
 
 
