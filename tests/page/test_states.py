@@ -18,6 +18,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(tmp_path: Path, open_page: Open
         service.wait_until("/health/ready", 200)
         page = open_page(f"{service.url}/#view=prediction", allowed=("status of 401",))
         dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.get_by_text("a valid API key is needed")).to_be_visible()
         page.get_by_role("button", name="Try again").click()

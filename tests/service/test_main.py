@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -154,7 +155,7 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_fail(repository: 
     assert any("is replaced" in line for line in service.log)
 
 
-def test_what_cannot_start_in_a_workers_place_is_not_tried_all_the_time(repository: Path, tmp_path: Path) -> None:
+def test_what_cannot_start_in_a_workers_place_is_tried_again_ever_more_rarely(repository: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("open-sesame\n")
     settings = (ONNX_ALONE, "--workers", "2", "--api-keys-file", str(keys))
@@ -162,10 +163,14 @@ def test_what_cannot_start_in_a_workers_place_is_not_tried_all_the_time(reposito
         service.wait_until("/health/ready", 200)
         keys.unlink()
         os.kill(service.serving_processes()[0], signal.SIGKILL)
-        time.sleep(3.5)  # it is tried at once, after 1 s, and after 2 more
-        assert 2 <= sum("cannot start" in line for line in service.log) <= 3, service.log
+        deadline = time.monotonic() + 60
+        while len(tried := [line.split()[0] for line in service.log if "cannot start" in line]) < 3:
+            assert time.monotonic() < deadline, service.log
+            time.sleep(0.05)
+        first, second, third = map(datetime.fromisoformat, tried)
+        assert (second - first).total_seconds() > 1
+        assert (third - second).total_seconds() > 2
         keys.write_text("open-sesame\n")
-        deadline = time.monotonic() + 30
         while sum("is loaded" in line for line in service.log) < 3:
             assert time.monotonic() < deadline, service.log
             time.sleep(0.05)
@@ -174,10 +179,10 @@ def test_what_cannot_start_in_a_workers_place_is_not_tried_all_the_time(reposito
 
 def test_sigterm_ends_a_lone_worker_whose_run_hangs(tmp_path: Path) -> None:
     make_bundle(tmp_path, "slow", input_size=2, hidden_size=1024)
-    settings = ("--workers=1", "--drain-timeout-s=1", "--backend=onnx", "--threads=1")
+    settings = ("--workers=1", "--drain-timeout-s=1", "--backend=onnx", "--threads=1", "--max-batch-steps=131072")
     with running_service(tmp_path, *settings) as service:
         service.wait_until("/health/ready", 200)
-        body = json.dumps({"sequences": [[[0.0, 0.0]] * 10_000] * 6}).encode()
+        body = json.dumps({"sequences": [[[0.0, 0.0]] * 10_000] * 13}).encode()
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(b"POST /v1/predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             time.sleep(1)
@@ -185,7 +190,7 @@ def test_sigterm_ends_a_lone_worker_whose_run_hangs(tmp_path: Path) -> None:
             service.process.send_signal(signal.SIGTERM)
             assert connection.recv(1000).startswith(b"HTTP/1.1 503")
         assert service.process.wait(20) == 1
-        assert time.monotonic() - began_s < 12
+        assert time.monotonic() - began_s < 15
     assert any("a model run does not end" in line for line in service.log)
 
 
