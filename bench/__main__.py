@@ -64,6 +64,7 @@ def _measure(options: argparse.Namespace) -> int:
     try:
         is_whole = _run_with_progress(plan, run, environments, expected_s)
     finally:
+        run.settings["is_whole"] = is_whole
         write(run, stem.with_suffix(".json"))
         print(markdown(run))
     _publish(run, stem)

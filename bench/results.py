@@ -101,10 +101,13 @@ class Run:
         return range(1, int(self.settings["rounds"]) + 1)
 
     @property
-    def rounds_begun(self) -> list[int]:
-        """Those of them in which anything was measured, or failed: all, but for an interrupted run."""
+    def rounds_done(self) -> list[int]:
+        """Those of them in which anything was measured, or failed; of an interrupted run the last one has holes."""
         entries = (self.cells, self.starts, self.open_loads, self.limits, self.failures)
-        return [number for number in self.rounds if any(one.round_number == number for some in entries for one in some)]
+        begun = [
+            number for number in self.rounds if any(one.round_number == number for some in entries for one in some)
+        ]
+        return begun if self.settings.get("is_whole", True) else begun[:-1]
 
     def cell(self, round_number: int, server: str, model: str, scenario: str) -> Cell | None:
         """That measurement, if it was made."""

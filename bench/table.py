@@ -25,7 +25,7 @@ def markdown(run: Run) -> str:
 def _heading(run: Run) -> str:
     machine = run.machine
     return (
-        f"Medians of {len(run.rounds_begun)} rounds of {run.settings['seconds']} s, with the least and the most as "
+        f"Medians of {len(run.rounds_done)} rounds of {run.settings['seconds']} s, with the least and the most as "
         f"percentages of them; {machine['cores']} cores of {machine['cpu']}, which the load generator shares; "
         f"{run.started[:10]}."
     )

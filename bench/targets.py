@@ -52,7 +52,7 @@ class Verdict:
 def judge(run: Run) -> tuple[Verdict, ...]:
     """All targets of the models that were run."""
     ratios = {
-        target: [target.ratio(run, number) for number in run.rounds_begun]
+        target: [target.ratio(run, number) for number in run.rounds_done]
         for target in TARGETS
         if target.model in run.settings["models"]
     }

@@ -74,7 +74,8 @@ def plan(
             check_name(name := data.name)
         except BundleError as error:
             raise TrainingError(f"{error}; choose another with --name") from None
-    check_name(name)
+    else:
+        check_name(name)
     preset = replace(preset_for(data), **overrides)
     size = NetworkSize(data.input_size, preset.hidden_size, preset.num_layers, preset.bidirectional, len(data.labels))
     settings = {field: value for field, value in asdict(preset).items() if field in TrainingConfig.model_fields}
@@ -153,7 +154,10 @@ def _quantise(
 
 
 def evaluate_command(repository: Path, model: str, dataset: str) -> None:
-    """Print how the published graphs of `model`, as `NAME` or `NAME/VERSION`, do on the held-out part of `dataset`."""
+    """Print how the published graphs of `model`, as `NAME` or `NAME/VERSION`, do on the held-out part of `dataset`.
+
+    Of a file that is not the one of the training that is all of it.
+    """
     bundle = find_bundle(repository, model)
     manifest = bundle.manifest
     # The seed of the training: where a source has no held-out part of its own, another seed would hold out others.
@@ -163,7 +167,7 @@ def evaluate_command(repository: Path, model: str, dataset: str) -> None:
         manifest.input_size, manifest.hidden_size, manifest.num_layers, manifest.bidirectional, len(manifest.labels)
     )
     which = "held-out sequences"
-    if data.sha256 != manifest.data.sha256 and None not in (data.sha256, manifest.data.sha256):
+    if data.sha256 is not None and data.sha256 != manifest.data.sha256 and manifest.schema_version >= 3:
         data, which = data.all_held_out(), "sequences, all there are,"  # which of them it was trained on is not known
         show(f"{data.name} is not the file that {manifest.name} was trained on; sequences of that may be in it.\n")
     held_out = held_out_for(manifest, data)

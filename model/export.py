@@ -34,7 +34,7 @@ MAX_EXAMPLE_VALUES = 200_000  # numbers in all of them: they are kept as text, a
 def export(network: LSTMClassifier, *, seed: int) -> tuple[dict[str, bytes], dict[str, Graph], Parity]:
     """Export `network` to both formats and check them; return the files, both graphs as loaded from them, and parity.
 
-    Raises `ExportError` when a graph differs from the network by more than `PARITY_TOLERANCE`.
+    Raises `ExportError` when a graph differs from the network by more than `check_parity` allows.
     """
     weights = _weights(network)
     files = {

@@ -2,7 +2,7 @@
 
 The reference is `nn.LSTM` on packed sequences in float64: a formulation that neither graph shares, and without the
 rounding of its own that would use up half of the tolerance. Large weights amplify rounding, step by step: of such a
-network a graph may be off by as much more as PyTorch itself is in float32.
+network a graph may be off by some times what PyTorch itself is in float32.
 """
 
 import copy

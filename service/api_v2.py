@@ -141,8 +141,7 @@ class InferApi:
             plan, tensors = self._decoder.decode(
                 body, header_length=header_length, plan=lambda description: self._plan(description, engine)
             )
-        is_small = plan.shape[0] <= _MAX_KNOWN_ROWS and header_length is not None and header_length <= _MAX_KNOWN_BYTES
-        if header_length and plan.short is not None and is_small:
+        if header_length and plan.short is not None and header_length <= _MAX_KNOWN_BYTES:
             if len(self._known) == _MAX_KNOWN:
                 self._known.clear()
             self._known[engine.serial, body[:header_length]] = plan
@@ -216,6 +215,8 @@ def _shorten(plan: _Plan, description: Description, infos: Sequence[TensorInfo],
     binary = all(plan.all_binary if output.binary is None else output.binary for output in plan.wanted)
     plain = all(output.name in plan.outputs and not output.classes for output in plan.wanted)
     if others or first.size is None or first.datatype != "FP32" or not binary or not plain:
+        return None
+    if plan.shape[0] > _MAX_KNOWN_ROWS:  # whose lengths are made here, before their values are known to be there
         return None
     header = encode_header(
         model=engine.name,

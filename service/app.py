@@ -163,9 +163,9 @@ class Service:
     async def _ready(self) -> dict[str, bool]:
         """Say whether requests may be sent: models loaded and warm, on every worker, and not shutting down."""
         if not self.readiness.ready:
-            states = {WorkerState.DRAINING: "shutting down", WorkerState.HANGING: "a model run hangs"}
-            why = states.get(self.readiness.state) or self._registry.missing or "another worker is starting"
-            raise Unavailable(f"not ready: {why}")
+            draining = self.readiness.state is WorkerState.DRAINING
+            why = "shutting down" if draining else "" if self.readiness.live else "a model run hangs"
+            raise Unavailable(f"not ready: {why or self._registry.missing or 'a worker is not ready yet'}")
         return {"ready": True}
 
     async def _scrape(self) -> RawResponse:

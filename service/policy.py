@@ -142,7 +142,7 @@ def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> flo
     """How long an idle backend waits before it runs `select`'s batch: 0 is at once.
 
     The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
-    waiting as one batch may hold, in sequences or in padded steps. None waits for longer than half its time.
+    waiting as one batch may hold, in sequences or in padded steps. No part waits for longer than half its time.
     """
     if limits.max_delay_s == 0:
         return 0.0

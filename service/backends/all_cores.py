@@ -28,7 +28,7 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 64.0
 class AllCoresBackend:
     """Computes on this worker's `share` of the cores, or on `all_cores` where they are free and it is faster.
 
-    Both give the same within 1e-5. `run` may be called from any one thread at a time.
+    Both give the same within what their bundle's parity allows. `run` may be called from any one thread at a time.
     """
 
     def __init__(self, share: Backend, all_cores: Backend, cost: Cost, cores: Cores) -> None:

@@ -8,7 +8,10 @@ from service.costs import Costs
 
 
 class FastestBackend:
-    """Chooses among backends that give the same within 1e-5. `run` may be called from any one thread at a time."""
+    """Chooses among backends that give the same within what their bundle's parity allows.
+
+    `run` may be called from any one thread at a time.
+    """
 
     name: Final = "auto"
 

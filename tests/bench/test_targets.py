@@ -61,6 +61,14 @@ def test_a_round_without_a_figure_is_not_made_up_for_by_the_others() -> None:
     assert (found.reached.median, found.is_met) == (10.0, False)
 
 
+def test_the_round_in_which_a_run_was_interrupted_is_not_judged() -> None:
+    run = make_run(rounds=2, cells=[make_cell("ours", "S2", 20.0), make_cell("mosec", "S2", 10.0)])
+    run.cells.append(make_cell("mosec", "S2", 10.0, round_number=2))
+    assert verdict(run, "tiny", "S2", "mosec").is_met is False
+    run.settings["is_whole"] = False
+    assert verdict(run, "tiny", "S2", "mosec").is_met is True
+
+
 def test_the_latency_of_errors_counts_for_nobody() -> None:
     cells = [make_cell("ours", "S1", p50_ms=0.1, answers=90, errors=10), make_cell("fastapi", "S1", p50_ms=1.0)]
     assert verdict(make_run(cells=cells), "tiny", "S1", "fastapi").is_met is None

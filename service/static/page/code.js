@@ -39,14 +39,20 @@ async function copyText(button, text) {
 
 function curl(base, { path, body }, key) {
   const header = key ? ' \\\n  -H "Authorization: Bearer $KEY"' : "";
-  const data = body === undefined ? "" : ` \\\n  -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
-  return `curl -s ${base}${path}${header}${data}`;
+  const data = body === undefined ? "" : ` \\\n  -d ${quoted(JSON.stringify(body))}`;
+  return `curl -s ${quoted(`${base}${path}`)}${header}${data}`;
+}
+
+// A word of the shell, whatever it holds: much of it comes out of the link.
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 function python(base, { path, body }, key) {
+  const url = JSON.stringify(base + path);
   const headers = key ? ", headers={\"Authorization\": f\"Bearer {key}\"}" : "";
-  const call = body === undefined ? `httpx.get("${base}${path}"${headers})`
-    : `httpx.post("${base}${path}"${headers}, json=${literal(body)})`;
+  const call = body === undefined ? `httpx.get(${url}${headers})`
+    : `httpx.post(${url}${headers}, json=${literal(body)})`;
   const last = path === "metrics" ? "print(answer.text)" : "print(answer.json())";
   return `${key ? "import os\n\n" : ""}import httpx\n\n${key ? 'key = os.environ["KEY"]\n' : ""}answer = ${call}\nanswer.raise_for_status()\n${last}`;
 }
@@ -71,7 +77,7 @@ function triton(base, { infer }, target, key) {
     'tensor = triton.InferInput("sequences", sequences.shape, "FP32").set_data_from_numpy(sequences)',
     `wanted = [triton.InferRequestedOutput(name) for name in ${literal(infer.outputs)}]`,
     `client = triton.InferenceServerClient("${host}${pathname.replace(/\/$/, "")}")`,
-    `answer = client.infer("${target.model}", [tensor], model_version="${target.version}", outputs=wanted${key ? ", headers=headers" : ""})`,
+    `answer = client.infer(${JSON.stringify(target.model)}, [tensor], model_version=${JSON.stringify(target.version)}, outputs=wanted${key ? ", headers=headers" : ""})`,
     "for output in wanted:",
     "    print(output.name(), answer.as_numpy(output.name()).shape)",
   ].filter((line) => line !== null).join("\n");

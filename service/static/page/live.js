@@ -61,6 +61,7 @@ class Live {
     if (document.hidden) return;
     try {
       const scrape = { at: performance.now(), clock: new Date(), samples: parse(await api.metrics()) };
+      if (scrape.at < this.scrapes.at(-1)?.at) return; // it was overtaken
       const earlier = restarted(this.scrapes.at(-1), scrape) ? [] : this.scrapes;
       this.scrapes = [...earlier, scrape].slice(-KEPT);
       showError(this.error, null);

@@ -65,12 +65,15 @@ class App {
   }
 
   async refresh() {
+    const { model: before, version: earlier } = this.state;
     try {
       await this.load();
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       return; // what is there is shown; a view that needs more says what is wrong
     }
+    const { view, model, version, lab } = this.state;
+    if (model !== before || version !== earlier) this.state = { view, model, version, lab };
     writeLink(this.state, { entry: false });
     await this.show();
   }

@@ -50,7 +50,7 @@ class Prediction {
   }
 
   keep(sequence) {
-    const name = `kept${this.kept.size + 1}`;
+    const name = `kept${Date.now()}`; // never one of a link from before the page was loaded
     this.kept.set(name, sequence);
     return name;
   }
@@ -82,6 +82,7 @@ class Prediction {
     this.source.offer(about);
     const place = [model, version, example, sequence, edit, compare].join("|");
     if (place !== this.place) {
+      this.place = null; // of what fails nothing is left, so that the same can be asked for again
       await this.fetch(about);
       this.place = place;
       this.drawn = null;

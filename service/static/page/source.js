@@ -75,6 +75,7 @@ export class Source {
   }
 
   fillIn() {
+    if (!this.sequence) return;
     const rows = this.sequence.rows().map((row) => JSON.stringify(row)).join(",\n ");
     this.text.value = `[${rows}]`;
     this.fail(null);
