@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from browser import EXECUTABLE, MISSING, running_browser
 from factories import make_bundle
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from processes import ServiceProcess, running_service
 
 OpenPage = Callable[..., Page]
 
-LIMIT_MS = 10_000
+LIMIT_MS = 15_000  # a machine that others use too can be away for seconds
+expect.set_options(timeout=LIMIT_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
