@@ -1,7 +1,7 @@
 """What a data set is once it has been read and checked, and how sequences are held out of it.
 
-Every reader in this package ends in a `Dataset`; training and evaluation start from one. A sequence
-is `(T, F)` float32, and sequences of one data set may differ in `T`.
+Every reader in this package ends in a `Dataset`; training and evaluation start from one. A sequence is
+`(T, F)` float32, and sequences of one data set may differ in `T`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -58,6 +58,7 @@ def test_a_version_that_is_published_meanwhile_can_be_chosen(tmp_path: Path, ope
 
 
 def test_a_link_to_what_is_gone_leads_to_what_is_there(service: ServiceProcess, open_page: OpenPage) -> None:
-    page = open_page(f"{service.url}/#view=training&model=gone&version=7")
+    page = open_page(f"{service.url}/#view=training&model=gone&version=7&example=3&edit=0:0:5")
     expect(page.locator("#epochs")).to_be_visible()
     expect(page).to_have_url(re.compile("model=(?!gone)"))
+    expect(page).not_to_have_url(re.compile("example=|edit="))  # they were another model's

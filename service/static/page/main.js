@@ -57,23 +57,19 @@ class App {
   set(changes) {
     const entry = "view" in changes && changes.view !== this.state.view;
     const moved = ["model", "version"].some((name) => name in changes && changes[name] !== this.state[name]);
-    const { view, model, version, lab } = this.state;
-    this.state = { ...(moved ? { view, model, version, lab } : this.state), ...changes };
+    this.state = { ...(moved ? withoutExample(this.state) : this.state), ...changes };
     writeLink(this.state, { entry });
     this.show();
     if (entry && this.models.length) this.refresh();
   }
 
   async refresh() {
-    const { model: before, version: earlier } = this.state;
     try {
       await this.load();
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       return; // what is there is shown; a view that needs more says what is wrong
     }
-    const { view, model, version, lab } = this.state;
-    if (model !== before || version !== earlier) this.state = { view, model, version, lab };
     writeLink(this.state, { entry: false });
     await this.show();
   }
@@ -126,7 +122,9 @@ class App {
     const { model, version } = this.state;
     const known = this.versionsOf(model).length ? model : usual ?? models[0].name;
     const versions = this.versionsOf(known);
-    this.state = { ...this.state, model: known, version: versions.includes(version) ? version : versions.at(-1) };
+    const gone = (model && known !== model) || (version && !versions.includes(version));
+    const kept = gone ? withoutExample(this.state) : this.state;
+    this.state = { ...kept, model: known, version: versions.includes(version) ? version : versions.at(-1) };
     if (known !== model && model) announce(`${model} is not served; this is ${known}`);
   }
 
@@ -174,6 +172,11 @@ class App {
     writeLink(this.state, { entry: false });
     await this.show();
   }
+}
+
+// What is left when another model or version is looked at: an example, and what was done to it, belong to one.
+function withoutExample({ view, model, version, lab }) {
+  return { view, model, version, lab };
 }
 
 function moveFocus(event, tabs) {
