@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median keeps to the bound; None if there is no median."""
+        """Whether every round has a figure and their median keeps to the bound; None if there is no median."""
         if self.reached is None:
             return None
         if not self.is_complete:

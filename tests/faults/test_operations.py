@@ -101,7 +101,9 @@ def test_a_poisoned_sequence_fails_alone(heavy: Path, questions: list[Question])
         async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
             load = asyncio.create_task(fleet.closed_loop(16, 2))
             answers = []
-            while not load.done() or not answers:
+            while not load.done() or len(answers) <= 5:  # as slow as the machine may be
+                if load.done():
+                    load = asyncio.create_task(fleet.closed_loop(16, 2))
                 answers.append(await client.post("/v1/models/heavy/predict", content=poison))
         assert all(outcome.is_right for outcome in fleet.outcomes)
         await fleet.close()
@@ -110,6 +112,7 @@ def test_a_poisoned_sequence_fails_alone(heavy: Path, questions: list[Question])
     with running_service(heavy, "--backend=torchscript") as service:
         service.wait_until("/health/ready", 200)
         answers = asyncio.run(run(service))
+    assert len(answers) > 5
     assert {(answer.status_code, "values too large" in answer.text) for answer in answers} == {(400, True)}
 
 
