@@ -7,6 +7,7 @@ A plain coroutine that `service.edge` calls before any framework. Follows kserve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from service.binary_tensors import Tensor, from_bytes
 from service.compression import compress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
-from service.http import JSON, Asked, Request, RequestIds, Response
+from service.http import JSON, MAX_KNOWN_PATHS, Asked, Request, RequestIds, Response
 from service.open_inference import (
     BINARY_HEADER,
     DescribedInput,
@@ -89,12 +90,8 @@ class InferApi:
 
     def route(self, path: str) -> Engine | None:
         """The engine that an infer path names; None if it is none: `/v2/models/{name}[/versions/{version}]/infer`."""
-        match path.split("/"):
-            case ["", "v2", "models", name, "infer"]:
-                return self._registry.find(name)
-            case ["", "v2", "models", name, "versions", version, "infer"]:
-                return self._registry.find(name, version)
-        return None
+        named = _named(path)
+        return None if named is None else self._registry.find(*named)
 
     def read(self, request: Request, body: bytes, engine: Engine) -> Asked:
         """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
@@ -109,11 +106,12 @@ class InferApi:
         """Encode one answer. A large one is encoded in a thread."""
         plan, accepted = asked.how
         body, header_length = self._encode(plan, prediction, engine)
-        headers = [JSON] if header_length is None else [_BINARY, (BINARY_HEADER, b"%d" % header_length)]
-        body, encoding = compress(body, accepted)
-        if encoding is not None:
-            headers.append((b"content-encoding", encoding))
-        return Response(200, body, tuple(headers))
+        headers = (JSON,) if header_length is None else (_BINARY, (BINARY_HEADER, b"%d" % header_length))
+        if accepted is not None:
+            body, encoding = compress(body, accepted)
+            if encoding is not None:
+                headers += ((b"content-encoding", encoding),)
+        return Response(200, body, headers)
 
     def _read_known(
         self, body: bytes, header_length: int | None, engine: Engine
@@ -174,7 +172,7 @@ class InferApi:
 
     def _encode(self, plan: _Plan, prediction: Prediction, engine: Engine) -> tuple[bytes, int | None]:
         """The answer's body, and the length of its JSON if binary data follows."""
-        request_id = plan.request_id or self._ids.make()
+        request_id = plan.request_id or self._ids.make().decode()
         if plan.short is not None:
             header = b"".join((plan.short.begin, encode_json(request_id), plan.short.end))
             blobs = [prediction.outputs[output.name].tobytes() for output in plan.wanted]
@@ -191,6 +189,16 @@ class InferApi:
                 for output in plan.wanted
             ],
         )
+
+
+@lru_cache(MAX_KNOWN_PATHS)
+def _named(path: str) -> tuple[str, str | None] | None:
+    match path.split("/"):
+        case ["", "v2", "models", name, "infer"]:
+            return name, None
+        case ["", "v2", "models", name, "versions", version, "infer"]:
+            return name, version
+    return None
 
 
 def _header_length(header: bytes | None) -> int | None:

@@ -145,7 +145,8 @@ class Batcher:
         rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
         futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
-        self._enqueue(pieces, futures, outputs, timeout_s, priority)
+        for piece, future in zip(pieces, futures, strict=True):
+            self._enqueue(piece, future, outputs, timeout_s, priority)
         try:
             done = await asyncio.gather(*futures)
         finally:
@@ -162,7 +163,7 @@ class Batcher:
         stays_whole = policy.stays_whole(len(sequences), sequences.longest, self._limits, self._cost)
         if not stays_whole and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
             return False
-        self._enqueue([sequences], [waiter], outputs, timeout_s, priority)
+        self._enqueue(sequences, waiter, outputs, timeout_s, priority)
         return True
 
     @property
@@ -181,28 +182,18 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     def _enqueue(
-        self,
-        pieces: Sequence[Sequences],
-        waiters: Sequence[Waiter],
-        outputs: frozenset[str],
-        timeout_s: float,
-        priority: int,
+        self, piece: Sequences, waiter: Waiter, outputs: frozenset[str], timeout_s: float, priority: int
     ) -> None:
         now_s = self._loop.time()
         deadline_s = now_s + timeout_s
         place = priority or math.inf
-        parts = [
-            _Part(
-                piece, len(piece.lengths), len(piece.values), piece.longest, outputs, place, now_s, deadline_s, waiter
-            )
-            for piece, waiter in zip(pieces, waiters, strict=True)
-        ]
-        for part in parts:
-            self._count_waiting(part.rows, part.steps)
-            if not self._waiting or self._waiting[-1].place <= place:
-                self._waiting.append(part)
-            else:
-                insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
+        rows, steps = len(piece.lengths), len(piece.values)
+        part = _Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, waiter)
+        self._count_waiting(rows, steps)
+        if not self._waiting or self._waiting[-1].place <= place:
+            self._waiting.append(part)
+        else:
+            insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
         self._wake()
         self._watch_deadline(deadline_s)
 
@@ -214,17 +205,18 @@ class Batcher:
                 raise self._queue_full()
 
     def _refuse_if_too_much(self, sequences: Sequences) -> None:
-        limits = self._queue_limits
         rows, steps = len(sequences.lengths), len(sequences.values)
         if self._closed is not None:
             raise Unavailable("the model is being unloaded")
+        if self._has_room(rows, steps):
+            return
+        limits = self._queue_limits
         if rows > limits.max_rows or steps > limits.max_steps:
             allowed = f"at most {limits.max_rows} sequences and {limits.max_steps} steps"
             raise TooLarge(f"{rows} sequences of {steps} time steps together in one request, {allowed} may wait")
+        self._purge()
         if not self._has_room(rows, steps):
-            self._purge()
-            if not self._has_room(rows, steps):
-                raise self._queue_full()
+            raise self._queue_full()
 
     def _queue_full(self) -> QueueFull:
         limits = self._queue_limits
@@ -241,7 +233,12 @@ class Batcher:
         self._metrics.queue_changed(rows)
 
     def _leave_queue(self, parts: Sequence[_Part]) -> None:
-        if parts:
+        if not parts:
+            return
+        if len(parts) == len(self._waiting):
+            self._waiting = []
+            self._count_waiting(-self._waiting_rows, -self._waiting_steps)
+        else:
             gone = set(parts)
             self._waiting = [part for part in self._waiting if part not in gone]
             self._count_waiting(-sum([part.rows for part in parts]), -sum([part.steps for part in parts]))
@@ -261,12 +258,12 @@ class Batcher:
     def _step(self) -> None:
         """Begin the next run, or see to it that it begins in time; nothing runs now."""
         self._next_step = None
-        parts = self._retries.pop() if self._retries else self._choose()
-        self._running = [part for part in parts if not part.waiter.done()]
+        parts: list[_Part] = []
+        while self._retries and not parts:
+            parts = [part for part in self._retries.pop() if not part.waiter.done()]
+        self._running = parts or self._choose()
         if self._running:
             self._run(self._running)
-        elif parts:
-            self._wake()
         elif self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 

@@ -157,13 +157,13 @@ class Edge:
             engine = self._admit(exchange, api)
             timing = Timing.start()
             asked = api.read(request, body, engine)
-            then = partial(self._answer, exchange, api, asked, timing)
+            then = partial(self._answer, exchange, api, engine, asked, timing)
             exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
         except Exception as error:
             exchange.answer(self._refuse(exchange, error))
         else:
             if exchange.pending is None:
-                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, asked, timing))
+                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, engine, asked, timing))
         return exchange
 
     def give_up(self, exchange: Exchange, error: ServiceError) -> None:
@@ -191,7 +191,7 @@ class Edge:
                     body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
                 asked = api.read(request, body, engine)
                 del body
-                return await self._predict(exchange, api, asked, timing)
+                return await self._predict(exchange, api, engine, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
             return self._refuse(exchange, error)
 
@@ -212,7 +212,7 @@ class Edge:
     def _exchange(self, request: Request, api: str) -> Exchange:
         request_id = request.header(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = self._ids.make().encode()
+            request_id = self._ids.make()
         exchange = Exchange(request, request_id, api=api)
         if self._readiness.drains:
             exchange.headers.append(CLOSE)
@@ -235,35 +235,44 @@ class Edge:
             self._keys.check(request.header(b"authorization"))
 
     def _answer(
-        self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
+        self,
+        exchange: Exchange,
+        api: InferenceApi,
+        engine: Engine,
+        asked: Asked,
+        timing: Timing,
+        outcome: Prediction | ServiceError,
     ) -> None:
         """Respond with what a submission came to."""
         if isinstance(outcome, ServiceError):
             response = self._refuse(exchange, outcome)
         else:
             try:
-                response = self._succeed(exchange, api.write(asked, outcome, _engine(exchange)), timing)
+                response = self._succeed(exchange, engine, api.write(asked, outcome, engine), timing)
             except Exception as error:
                 response = self._refuse(exchange, error)
         exchange.answer(response)
 
-    async def _answer_later(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> None:
+    async def _answer_later(
+        self, exchange: Exchange, api: InferenceApi, engine: Engine, asked: Asked, timing: Timing
+    ) -> None:
         """Respond to what takes more than one run, or is large."""
         try:
-            with _engine(exchange).in_use:
-                response = await self._predict(exchange, api, asked, timing)
+            with engine.in_use:
+                response = await self._predict(exchange, api, engine, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
             response = self._refuse(exchange, exchange.given_up or error)
         exchange.answer(response)
 
-    async def _predict(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> Response:
-        engine = _engine(exchange)
+    async def _predict(
+        self, exchange: Exchange, api: InferenceApi, engine: Engine, asked: Asked, timing: Timing
+    ) -> Response:
         prediction = await engine.predict(asked.query, timing)
         if asked.is_large:  # other requests get between
             response = await asyncio.to_thread(api.write, asked, prediction, engine)
         else:
             response = api.write(asked, prediction, engine)
-        return self._succeed(exchange, response, timing)
+        return self._succeed(exchange, engine, response, timing)
 
     async def _pass_on(self, request: AsgiRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app answer, with the headers that every answer has."""
@@ -288,10 +297,10 @@ class Edge:
         else:
             self._book(exchange, status)
 
-    def _succeed(self, exchange: Exchange, response: Response, timing: Timing) -> Response:
+    def _succeed(self, exchange: Exchange, engine: Engine, response: Response, timing: Timing) -> Response:
         """Book an inference that succeeded, and say how long it took."""
         timing.encoded = perf_counter()
-        _engine(exchange).metrics.succeeded(timing)
+        engine.metrics.succeeded(timing)
         exchange.headers.append((b"server-timing", timing.header()))
         self._book(exchange, response.status)
         response.headers = (*response.headers, *exchange.headers)
@@ -328,18 +337,15 @@ class Edge:
         engine = exchange.engine
         model, version = ("", "") if engine is None else (engine.name, engine.version)
         self._metrics.answered(model=model, version=version, api=exchange.api, status=status)
-        is_unready = status == Unavailable.status and exchange.request.path.endswith("/ready")
-        is_failure = status >= 500 and status != Unsupported.status and not is_unready
-        level = logging.DEBUG if status < 400 else logging.ERROR if is_failure else logging.INFO
+        level = logging.DEBUG
         if bug is not None:
             level = logging.ERROR
+        elif status >= 400:
+            is_unready = status == Unavailable.status and exchange.request.path.endswith("/ready")
+            is_failure = status >= 500 and status != Unsupported.status and not is_unready
+            level = logging.ERROR if is_failure else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "request", exc_info=bug, extra={"fields": exchange.fields(status, error)})
-
-
-def _engine(exchange: Exchange) -> Engine:
-    assert exchange.engine is not None, "of a request that was admitted"
-    return exchange.engine
 
 
 def _cancelled(request: Request) -> ServiceError:

@@ -235,7 +235,7 @@ class Engine:
         """The names of the graph's outputs that `query` takes; raise `TooLarge` if it is too much."""
         self._check_size(query.sequences, query.trace)
         wanted = self._tracer.outputs() if query.trace else _PROBABILITIES
-        return wanted | query.outputs if query.outputs else wanted
+        return wanted if query.outputs <= wanted else wanted | query.outputs
 
     def _check_finite(self, outputs: Outputs) -> None:
         """Raise `InvalidRequest` for values so large that the network overflowed on them; ONNX Runtime saturates."""

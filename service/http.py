@@ -21,6 +21,9 @@ Header = tuple[bytes, bytes]
 JSON: Header = (b"content-type", b"application/json")
 CLOSE: Header = (b"connection", b"close")
 
+# Clients ask under the same few paths again and again: what those name is remembered. A path may have 64 KiB.
+MAX_KNOWN_PATHS = 64
+
 
 @dataclass(slots=True)
 class Response:
@@ -35,12 +38,12 @@ class RequestIds:
     """Makes ids that no other process makes, in a sixth of the time that random ones take."""
 
     def __init__(self) -> None:
-        self._begin = os.urandom(8).hex()
+        self._begin = os.urandom(8).hex().encode()
         self._numbers = count(1)
 
-    def make(self) -> str:
+    def make(self) -> bytes:
         """An id that was not there before, of 32 hexadecimal digits."""
-        return f"{self._begin}{next(self._numbers):016x}"
+        return b"%b%016x" % (self._begin, next(self._numbers))
 
 
 @dataclass(slots=True)

@@ -59,7 +59,11 @@ class Waiting(Protocol):
 
 
 def stays_whole(rows: int, longest: int, limits: Limits, cost: Cost | None = None) -> bool:
-    """Whether a request of so many rows fits a batch and is not worth the search for a way to cut it."""
+    """Whether a request of so many rows cannot be cut, or fits a batch and is not worth the search for a way to."""
+    return rows == 1 or _is_short(rows, longest, limits, cost)
+
+
+def _is_short(rows: int, longest: int, limits: Limits, cost: Cost | None) -> bool:
     return _fits(rows, longest, limits) and (cost is None or cost(rows, longest) <= _SHORT_S)
 
 
@@ -73,10 +77,7 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
     Rows of like length go together. A request that fits, and gains nothing from being cut, stays whole and in order. A
     row that is longer than `max_steps` by itself is a part by itself; who does not want to run it refuses it before.
     """
-    rows = len(lengths)
-    if rows == 1:
-        return [np.zeros(1, np.int64)]
-    longest = int(lengths.max())
+    rows, longest = len(lengths), int(lengths.max())
     if stays_whole(rows, longest, limits, cost):
         return [np.arange(rows)]
     order = np.argsort(-lengths, kind="stable")
@@ -97,6 +98,10 @@ def split(lengths: NDArray[np.int64], limits: Limits, cost: Cost | None = None) 
 
 def select(waiting: Sequence[Waiting], limits: Limits, cost: Cost | None = None) -> list[int]:
     """Choose the next batch from `waiting`, first in line first; return positions in it, ascending, never none."""
+    if len(waiting) <= limits.window:
+        rows, longest = sum([part.rows for part in waiting]), max([part.longest for part in waiting])
+        if _is_short(rows, longest, limits, cost):
+            return list(range(len(waiting)))
     first = waiting[0]
     window = range(1, min(len(waiting), limits.window))
     by_length = sorted(window, key=lambda i: abs(waiting[i].longest - first.longest))

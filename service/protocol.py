@@ -108,7 +108,7 @@ class Inference:
 
     message_event: Final = _Nobody()
 
-    def __init__(self, head: Head, *body: bytes) -> None:
+    def __init__(self, head: Head) -> None:
         self.head = head
         self.method = head.method
         self.path = head.path
@@ -117,7 +117,7 @@ class Inference:
         self.disconnected = False
         self.response_complete = False
         self.exchange: Exchange | None = None  # from when it is here in full until it is answered
-        self._body = list(body)
+        self._body: list[bytes] = []
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of header `name` (lower case)."""
@@ -189,8 +189,8 @@ class Protocol(HttpToolsProtocol):
             self._first_head = content if end else b""
             head = self._known_heads.get(content)
             if head is not None and len(body) == head.content_length:
-                self._begin(Inference(head, body))
-                self._answer()
+                self._begin(Inference(head))
+                self._answer(body)
                 return
             if end and _UPGRADE.search(content):
                 data = b"".join((_UPGRADE.sub(b"", content), end, body))
@@ -232,7 +232,7 @@ class Protocol(HttpToolsProtocol):
         if self._inference is None or self._inference.exchange is not None:
             super().on_message_complete()
         else:
-            self._answer()
+            self._answer(self._inference.take_body())
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or be idle."""
@@ -370,10 +370,9 @@ class Protocol(HttpToolsProtocol):
         self._inference = inference
         self.cycle = cast("RequestResponseCycle", inference)
 
-    def _answer(self) -> None:
+    def _answer(self, body: bytes) -> None:
         inference = cast("Inference", self._inference)
-        respond = partial(self._respond, inference)
-        exchange = self._edge.begin(inference, inference.take_body(), inference.head.api, respond)
+        exchange = self._edge.begin(inference, body, inference.head.api, partial(self._respond, inference))
         if not inference.response_complete:
             inference.exchange = exchange
 
@@ -392,8 +391,6 @@ class Protocol(HttpToolsProtocol):
 
 
 def _render(response: Response, default_headers: list[Header]) -> bytes:
-    lines = [_STATUS_LINES[response.status]]
-    for name, value in (*default_headers, *response.headers):
-        lines += (name, b": ", value, b"\r\n")
-    lines += (b"content-length: %d\r\n\r\n" % len(response.body), response.body)
-    return b"".join(lines)
+    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *response.headers)]
+    end = b"content-length: %d\r\n\r\n" % len(response.body)
+    return b"".join((_STATUS_LINES[response.status], *lines, end, response.body))

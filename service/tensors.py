@@ -12,8 +12,9 @@ import json
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import orjson
@@ -26,6 +27,7 @@ TraceLevel = Literal["layers", "gates"]
 
 _FIELDS = {"sequences", "trace"}
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+_KNOWN_STRUCTURES, _MAX_KNOWN_STRUCTURE_BYTES = 128, 2**16
 _OVERFLOW = 2.0**128 - 2.0**103  # the smallest float64 that is infinite as float32
 
 
@@ -107,8 +109,7 @@ def join_states(parts: Sequence[Sequences], shape: tuple[int, int]) -> State:
     return State(h0, c0)
 
 
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
+class PredictRequest(NamedTuple):
     """The body of a V1 predict request."""
 
     sequences: Sequences
@@ -151,17 +152,26 @@ class PredictDecoder:
             trace = level or None
         # What is left holds no string with a bracket in it, and one comma between two fields.
         structure = body.translate(None, _NO_STRUCTURE).strip(b",")
-        lengths = _read_lengths(structure, input_size)
+        is_small = len(structure) <= _MAX_KNOWN_STRUCTURE_BYTES
+        lengths = (_known_lengths if is_small else _read_lengths)(structure, input_size)
         flat = np.frombuffer(document["sequences"].as_buffer(of_type="d"))
         # A sum of squares below this leaves no room for a value that is infinite as a float32, or not a number.
-        if lengths is None or len(flat) != sum(lengths) * input_size or not flat.dot(flat) < _OVERFLOW:
+        if lengths is None or len(flat) != lengths.total * input_size or not flat.dot(flat) < _OVERFLOW:
             return None
         values = flat.astype(np.float32).reshape(-1, input_size)
-        return PredictRequest(Sequences(values, np.array(lengths), None, max(lengths)), trace)
+        return PredictRequest(Sequences(values, lengths.each, None, lengths.longest), trace)
 
 
-def _read_lengths(structure: bytes, input_size: int) -> list[int] | None:
-    """The time steps of each sequence, out of the brackets and commas of `(B, T, F)`; None if they are anything else.
+class _Lengths(NamedTuple):
+    """The time steps of each sequence, int64 (B), of the longest, and of all together."""
+
+    each: NDArray[np.int64]
+    longest: int
+    total: int
+
+
+def _read_lengths(structure: bytes, input_size: int) -> _Lengths | None:
+    """The sequences' lengths, out of the brackets and commas of `(B, T, F)`; None if they are anything else.
 
     Of `[[[1,2],[3,4]],[[5,6]]]` they are `[[[,],[,]],[[,]]]`: two sequences, of 2 steps and 1, of 2 features each.
     """
@@ -178,7 +188,11 @@ def _read_lengths(structure: bytes, input_size: int) -> list[int] | None:
                 return None
             last = sequence
         lengths.append(length)
-    return lengths
+    return _Lengths(np.array(lengths), max(lengths), sum(lengths))
+
+
+# Clients send sequences of the same few lengths again and again.
+_known_lengths = lru_cache(_KNOWN_STRUCTURES)(_read_lengths)
 
 
 def encode_json(document: object) -> bytes:
