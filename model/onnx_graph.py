@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from model.bundle import INPUTS, lower_outputs
 from model.network import NetworkSize
 
-OPSET = 17  # LSTM, Where, Range as needed; read by ONNX Runtime since 1.12
+OPSET = 17  # read by ONNX Runtime since 1.12
 IR_VERSION = 8  # the one that belongs to opset 17
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -23,19 +23,30 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
     """A bundle's graph from `weights`, float32 by their PyTorch names, checked and serialised."""
-    return serialise(size, [*prepare(), *_stack(size), *classify(size)], constants(size, weights))
+    values = constants(size, weights)
+    values["W_0"] = values["W_0"] / values["std"]
+    nodes = [*_prepare(), *_stack(size), *classify(size, layer_states(size, "hn")[-1])]
+    return serialise(size, nodes, values)
 
 
 def serialise(
     size: NetworkSize, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]], *domains: str
 ) -> bytes:
-    """`nodes` as a graph with the bundle's inputs and outputs, checked; `domains`: of operators that ONNX lacks."""
+    """`nodes` as a graph with the bundle's inputs and outputs, checked; `domains`: of operators that ONNX lacks.
+
+    Of `constants` it holds those that the nodes use.
+    """
+    used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         "lstm_classifier",
         _inputs(size),
         _outputs(size),
-        initializer=[numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+        initializer=[
+            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            for name, value in constants.items()
+            if name in used
+        ],
         doc_string="Standardise, LSTM, last valid hidden state, linear, softmax. Padding never changes a result.",
     )
     model = helper.make_model(
@@ -80,58 +91,72 @@ def _tensor(name: str, shape: Sequence[str | int], description: str) -> onnx.Val
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape, description)
 
 
-def prepare() -> list[onnx.NodeProto]:
-    """Standardise, and put zero in the padding so that no garbage, not even NaN, reaches the LSTM."""
-    node = helper.make_node
+def _prepare() -> list[onnx.NodeProto]:
+    """What the first layer reads, whose weights divide it by `std`.
+
+    With the mean in its biases, too, what is small beside the mean would be lost. Padding needs no care: the operator
+    ends each sequence at its own length, and never mixes two, were one's padding NaN.
+    """
+    return [helper.make_node("Sub", ["sequences", "mean"], ["centred"]), *to_operator("centred")]
+
+
+def to_operator(prepared: str) -> list[onnx.NodeProto]:
+    """What is prepared (B, T, F), and the lengths, as the operator takes them: (T, B, F) and int32."""
     return [
-        node("Sub", ["sequences", "mean"], ["centred"]),
-        node("Div", ["centred", "std"], ["standardised"]),  # (B, T, F)
-        node("Shape", ["sequences"], ["time_axis"], start=1, end=2),
-        node("Squeeze", ["time_axis"], ["time"]),
-        node("Range", ["zero", "time", "one"], ["steps"]),
-        node("Reshape", ["steps", "one_row"], ["steps_row"]),  # (1, T, 1)
-        node("Reshape", ["lengths", "one_column"], ["lengths_column"]),  # (B, 1, 1)
-        node("Less", ["steps_row", "lengths_column"], ["valid"]),  # (B, T, 1)
-        node("Where", ["valid", "standardised", "no_value"], ["batch_major"]),
-        node("Transpose", ["batch_major"], ["lstm_input_0"], perm=[1, 0, 2]),  # (T, B, F)
-        node("Cast", ["lengths"], ["sequence_lens"], to=TensorProto.INT32),
+        helper.make_node("Transpose", [prepared], ["lstm_input_0"], perm=[1, 0, 2]),
+        helper.make_node("Cast", ["lengths"], ["sequence_lens"], to=TensorProto.INT32),
+    ]
+
+
+def layer_states(size: NetworkSize, state: str) -> list[str]:
+    """What each layer's share (D, B, H) of a state (L*D, B, H) is called: a lone layer's is the state."""
+    return [state] if size.num_layers == 1 else [f"{state}_{k}" for k in range(size.num_layers)]
+
+
+def join_directions(size: NetworkSize, source: str, target: str, *, batch_first: bool) -> list[onnx.NodeProto]:
+    """From a layer's hidden states (T, D, B, H) to (B, T, D*H) or (T, B, D*H)."""
+    if not (size.bidirectional or batch_first):  # nothing is to be moved
+        return [helper.make_node("Reshape", [source, "side_by_side"], [target])]
+    perm = [2, 0, 1, 3] if batch_first else [0, 2, 1, 3]
+    return [
+        helper.make_node("Transpose", [source], [f"{target}_apart"], perm=perm),
+        helper.make_node("Reshape", [f"{target}_apart", "side_by_side"], [target]),
     ]
 
 
 def _stack(size: NetworkSize) -> list[onnx.NodeProto]:
     node = helper.make_node
-    layers = range(size.num_layers)
-    h0s, c0s = [f"h0_{k}" for k in layers], [f"c0_{k}" for k in layers]
-    hns, cns = [f"hn_{k}" for k in layers], [f"cn_{k}" for k in layers]
-    states = [*lower_outputs(size.num_layers), "hidden_states"]
-    nodes = [
-        node("Split", ["h0", "directions"], h0s, axis=0),  # each (D, B, H)
-        node("Split", ["c0", "directions"], c0s, axis=0),
-    ]
-    for k in layers:
-        nodes += [
-            node(
-                "LSTM",
-                [f"lstm_input_{k}", f"W_{k}", f"R_{k}", f"B_{k}", "sequence_lens", h0s[k], c0s[k]],
-                [f"Y_{k}", hns[k], cns[k]],  # (T, D, B, H), (D, B, H), (D, B, H)
-                name=f"lstm_{k}",
-                hidden_size=size.hidden_size,
-                direction="bidirectional" if size.bidirectional else "forward",
-            ),
-            node("Transpose", [f"Y_{k}"], [f"batch_first_{k}"], perm=[2, 0, 1, 3]),
-            node("Reshape", [f"batch_first_{k}", "join_directions"], [states[k]]),  # (B, T, D*H)
-        ]
+    h0s, c0s, hns, cns = (layer_states(size, state) for state in ("h0", "c0", "hn", "cn"))
+    nodes = []
+    for k, states in enumerate([*lower_outputs(size.num_layers), "hidden_states"]):
+        lstm = node(
+            "LSTM",
+            [f"lstm_input_{k}", f"W_{k}", f"R_{k}", f"B_{k}", "sequence_lens", h0s[k], c0s[k]],
+            [f"Y_{k}", hns[k], cns[k]],  # (T, D, B, H), (D, B, H), (D, B, H)
+            name=f"lstm_{k}",
+            hidden_size=size.hidden_size,
+            direction="bidirectional" if size.bidirectional else "forward",
+        )
+        nodes += [lstm, *join_directions(size, f"Y_{k}", states, batch_first=True)]
         if k + 1 < size.num_layers:
-            nodes.append(node("Transpose", [states[k]], [f"lstm_input_{k + 1}"], perm=[1, 0, 2]))  # (T, B, D*H)
-    return [*nodes, node("Concat", hns, ["hn"], axis=0), node("Concat", cns, ["cn"], axis=0)]  # (L*D, B, H)
+            nodes += join_directions(size, f"Y_{k}", f"lstm_input_{k + 1}", batch_first=False)
+    if size.num_layers == 1:
+        return nodes
+    split = [node("Split", [state, "directions"], layer_states(size, state), axis=0) for state in ("h0", "c0")]
+    join = [node("Concat", layer_states(size, state), [state], axis=0) for state in ("hn", "cn")]
+    return [*split, *nodes, *join]
 
 
-def classify(size: NetworkSize) -> list[onnx.NodeProto]:
-    """From the top layer's final hidden state `hn_*` to the probabilities."""
+def classify(size: NetworkSize, final: str) -> list[onnx.NodeProto]:
+    """From `final`, the top layer's final hidden state (D, B, H), to the probabilities."""
     node = helper.make_node
+    nodes = []
+    if size.bidirectional:
+        nodes.append(node("Transpose", [final], ["last_by_direction"], perm=[1, 0, 2]))  # (B, D, H)
+        final = "last_by_direction"
     return [
-        node("Transpose", [f"hn_{size.num_layers - 1}"], ["last_by_direction"], perm=[1, 0, 2]),  # (B, D, H)
-        node("Reshape", ["last_by_direction", "join_last"], ["last_hidden"]),  # (B, D*H)
+        *nodes,
+        node("Reshape", [final, "one_row"], ["last_hidden"]),  # (B, D*H)
         node("Gemm", ["last_hidden", "linear_weight", "linear_bias"], ["logits"], transB=1),  # (B, K)
         node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
@@ -145,14 +170,9 @@ def constants(size: NetworkSize, weights: Weights) -> dict[str, NDArray[Any]]:
         "std": weights["std"],
         "linear_weight": weights["linear.weight"],
         "linear_bias": weights["linear.bias"],
-        "no_value": np.zeros((), np.float32),
-        "zero": np.array(0, np.int64),
-        "one": np.array(1, np.int64),
-        "one_row": np.array([1, -1, 1], np.int64),
-        "one_column": np.array([-1, 1, 1], np.int64),
         "directions": np.full(size.num_layers, size.num_directions, np.int64),
-        "join_directions": np.array([0, 0, width], np.int64),
-        "join_last": np.array([0, width], np.int64),
+        "side_by_side": np.array([0, -1, width], np.int64),
+        "one_row": np.array([-1, width], np.int64),
     }
     suffixes = ("", "_reverse")[: size.num_directions]
     for k in range(size.num_layers):

@@ -21,7 +21,7 @@ from onnx import helper
 
 from model.bundle import lower_outputs
 from model.network import NetworkSize
-from model.onnx_graph import Weights, classify, constants, prepare, serialise
+from model.onnx_graph import Weights, classify, constants, join_directions, serialise, to_operator
 
 _DOMAIN = "com.microsoft"
 # Not 127: where the processor has no VNNI, two products of 8 bits are added in 16, and 2 * 255 * 64 is what they hold.
@@ -34,8 +34,25 @@ _ANCHOR_CELL = 20  # its tanh is 1
 
 def build_onnx_int8(size: NetworkSize, weights: Weights, *, input_bound: float) -> bytes:
     """The graph of `build_onnx` in 8 bits; standardised values are clipped to `input_bound`."""
-    nodes = [*prepare(), *_anchor(), *_stack(size), *classify(size)]
+    nodes = [*_prepare(), *_anchor(), *_stack(size), *classify(size, f"hn_{size.num_layers - 1}")]
     return serialise(size, nodes, _quantised_constants(size, weights, input_bound), _DOMAIN)
+
+
+def _prepare() -> list[onnx.NodeProto]:
+    """Standardise, and put zero in the padding: no garbage, not even NaN, may reach what is rounded with the batch."""
+    node = helper.make_node
+    return [
+        node("Sub", ["sequences", "mean"], ["centred"]),
+        node("Div", ["centred", "std"], ["standardised"]),  # (B, T, F)
+        node("Shape", ["sequences"], ["time_axis"], start=1, end=2),
+        node("Squeeze", ["time_axis"], ["time"]),
+        node("Range", ["zero", "time", "one"], ["steps"]),
+        node("Reshape", ["steps", "all_steps"], ["steps_row"]),  # (1, T, 1)
+        node("Reshape", ["lengths", "all_sequences"], ["lengths_column"]),  # (B, 1, 1)
+        node("Less", ["steps_row", "lengths_column"], ["valid"]),  # (B, T, 1)
+        node("Where", ["valid", "standardised", "no_value"], ["prepared"]),
+        *to_operator("prepared"),
+    ]
 
 
 def _anchor() -> list[onnx.NodeProto]:
@@ -80,8 +97,7 @@ def _stack(size: NetworkSize) -> list[onnx.NodeProto]:
                 node("Slice", [f"anchored_{name}_{k}", "first", "units", "last_axis"], [f"{name}_{k}"])
                 for name in ("Y", "hn", "cn")
             ),
-            node("Transpose", [f"Y_{k}"], [f"batch_first_{k}"], perm=[2, 0, 1, 3]),
-            node("Reshape", [f"batch_first_{k}", "join_directions"], [states[k]]),  # (B, T, D*H)
+            *join_directions(size, f"Y_{k}", states[k], batch_first=True),
         ]
         if k + 1 < size.num_layers:
             nodes += [
@@ -94,6 +110,11 @@ def _stack(size: NetworkSize) -> list[onnx.NodeProto]:
 def _quantised_constants(size: NetworkSize, weights: Weights, input_bound: float) -> dict[str, NDArray[Any]]:
     directions = size.num_directions
     values = constants(size, weights) | {
+        "no_value": np.zeros((), np.float32),
+        "zero": np.array(0, np.int64),
+        "one": np.array(1, np.int64),
+        "all_steps": np.array([1, -1, 1], np.int64),
+        "all_sequences": np.array([-1, 1, 1], np.int64),
         "one_at_the_end": np.array([0, 0, 0, 0, 0, 1], np.int64),
         "first": np.array([0], np.int64),
         "units": np.array([size.hidden_size], np.int64),

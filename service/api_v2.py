@@ -18,7 +18,7 @@ from service.binary_tensors import Tensor, from_bytes
 from service.compression import compress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
-from service.http import JSON, MAX_KNOWN_PATHS, Asked, Request, RequestIds, Response
+from service.http import JSON, MAX_KNOWN_PATHS, Asked, Header, Request, RequestIds, Response
 from service.open_inference import (
     BINARY_HEADER,
     DescribedInput,
@@ -106,11 +106,13 @@ class InferApi:
         """Encode one answer. A large one is encoded in a thread."""
         plan, accepted = asked.how
         body, header_length = self._encode(plan, prediction, engine)
-        headers = (JSON,) if header_length is None else (_BINARY, (BINARY_HEADER, b"%d" % header_length))
+        headers: tuple[Header, ...] = (JSON,)
+        if header_length is not None:
+            headers = (_BINARY, (BINARY_HEADER, b"%d" % header_length))
         if accepted is not None:
             body, encoding = compress(body, accepted)
             if encoding is not None:
-                headers += ((b"content-encoding", encoding),)
+                headers = (*headers, (b"content-encoding", encoding))
         return Response(200, body, headers)
 
     def _read_known(

@@ -145,12 +145,12 @@ class Batcher:
         rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
         futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
-        for piece, future in zip(pieces, futures, strict=True):
-            self._enqueue(piece, future, outputs, timeout_s, priority)
+        for number, piece in enumerate(pieces):
+            self._enqueue(piece, futures[number], outputs, timeout_s, priority)  # no future stays here, see below
         try:
             done = await asyncio.gather(*futures)
         finally:
-            while futures:  # none stays here: an error's traceback has this frame, and would have the error through it
+            while futures:  # none stays: an error's traceback has this frame, and would have the error through it
                 futures.pop().cancel()  # if it is not done: this request is given up
         timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
         return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])

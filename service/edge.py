@@ -157,13 +157,13 @@ class Edge:
             engine = self._admit(exchange, api)
             timing = Timing.start()
             asked = api.read(request, body, engine)
-            then = partial(self._answer, exchange, api, engine, asked, timing)
+            then = partial(self._answer, exchange, api, asked, timing)
             exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
         except Exception as error:
             exchange.answer(self._refuse(exchange, error))
         else:
             if exchange.pending is None:
-                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, engine, asked, timing))
+                exchange.pending = asyncio.create_task(self._answer_later(exchange, api, asked, timing))
         return exchange
 
     def give_up(self, exchange: Exchange, error: ServiceError) -> None:
@@ -191,7 +191,7 @@ class Edge:
                     body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
                 asked = api.read(request, body, engine)
                 del body
-                return await self._predict(exchange, api, engine, asked, timing)
+                return await self._predict(exchange, api, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
             return self._refuse(exchange, error)
 
@@ -235,38 +235,30 @@ class Edge:
             self._keys.check(request.header(b"authorization"))
 
     def _answer(
-        self,
-        exchange: Exchange,
-        api: InferenceApi,
-        engine: Engine,
-        asked: Asked,
-        timing: Timing,
-        outcome: Prediction | ServiceError,
+        self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
     ) -> None:
         """Respond with what a submission came to."""
         if isinstance(outcome, ServiceError):
             response = self._refuse(exchange, outcome)
         else:
+            engine = _engine(exchange)
             try:
                 response = self._succeed(exchange, engine, api.write(asked, outcome, engine), timing)
             except Exception as error:
                 response = self._refuse(exchange, error)
         exchange.answer(response)
 
-    async def _answer_later(
-        self, exchange: Exchange, api: InferenceApi, engine: Engine, asked: Asked, timing: Timing
-    ) -> None:
+    async def _answer_later(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> None:
         """Respond to what takes more than one run, or is large."""
         try:
-            with engine.in_use:
-                response = await self._predict(exchange, api, engine, asked, timing)
+            with _engine(exchange).in_use:
+                response = await self._predict(exchange, api, asked, timing)
         except (Exception, asyncio.CancelledError) as error:
             response = self._refuse(exchange, exchange.given_up or error)
         exchange.answer(response)
 
-    async def _predict(
-        self, exchange: Exchange, api: InferenceApi, engine: Engine, asked: Asked, timing: Timing
-    ) -> Response:
+    async def _predict(self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing) -> Response:
+        engine = _engine(exchange)
         prediction = await engine.predict(asked.query, timing)
         if asked.is_large:  # other requests get between
             response = await asyncio.to_thread(api.write, asked, prediction, engine)
@@ -346,6 +338,11 @@ class Edge:
             level = logging.ERROR if is_failure else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "request", exc_info=bug, extra={"fields": exchange.fields(status, error)})
+
+
+def _engine(exchange: Exchange) -> Engine:
+    assert exchange.engine is not None, "of a request that was admitted"
+    return exchange.engine
 
 
 def _cancelled(request: Request) -> ServiceError:
