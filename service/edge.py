@@ -155,7 +155,7 @@ class Edge:
         exchange.respond = respond
         try:
             engine = self._admit(exchange, api)
-            timing = Timing.start()
+            timing = Timing()
             asked = api.read(request, body, engine)
             then = partial(self._answer, exchange, api, asked, timing)
             exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
@@ -186,7 +186,7 @@ class Edge:
             engine = self._admit(exchange, api)
             with engine.in_use:
                 body = await request.body(max_bytes=self.max_body_bytes)
-                timing = Timing.start()
+                timing = Timing()
                 if encoding := request.header(b"content-encoding"):
                     body = await asyncio.to_thread(decompress, body, encoding, max_bytes=self.max_body_bytes)
                 asked = api.read(request, body, engine)
@@ -221,7 +221,8 @@ class Edge:
     def _admit(self, exchange: Exchange, api: InferenceApi) -> Engine:
         """The engine that is to answer; raise a `ServiceError` if there is none for whoever asks."""
         request = exchange.request
-        self._check_key(request)
+        if self._keys is not None:
+            self._check_key(request, self._keys)
         engine = exchange.engine = api.route(request.path)
         if engine is None:
             raise NotFound(f"nothing is served under {request.path}")
@@ -230,9 +231,9 @@ class Edge:
         engine.refuse_if_full()
         return engine
 
-    def _check_key(self, request: Request) -> None:
-        if self._keys is not None and request.path != "/" and not request.path.startswith(_OPEN):
-            self._keys.check(request.header(b"authorization"))
+    def _check_key(self, request: Request, keys: ApiKeys) -> None:
+        if request.path != "/" and not request.path.startswith(_OPEN):
+            keys.check(request.header(b"authorization"))
 
     def _answer(
         self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
@@ -280,7 +281,8 @@ class Edge:
             await send(message)
 
         try:
-            self._check_key(request)
+            if self._keys is not None:
+                self._check_key(request, self._keys)
             await self._app(scope, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as error:
             response = self._refuse(exchange, error, started=status)

@@ -306,7 +306,7 @@ class Engine:
                 prefixes,
                 frozenset({"probabilities"}),
                 timeout_s=deadline_s - asyncio.get_running_loop().time(),
-                timing=Timing.start(),
+                timing=Timing(),
                 priority=priority,
             )
             probabilities[rows] = outputs["probabilities"]

@@ -67,15 +67,8 @@ class Head:
     keep_alive: bool
 
 
-class KnownHeads:
+class KnownHeads(dict[bytes, Head]):
     """What the heads of requests mean that came before, by their bytes up to the empty line."""
-
-    def __init__(self) -> None:
-        self._heads: dict[bytes, Head] = {}
-
-    def get(self, content: bytes) -> Head | None:
-        """What `content` means; None if that is not known."""
-        return self._heads.get(content)
 
     def add(self, content: bytes, head: Head) -> None:
         """Remember that `content` means `head`; forget all when there are too many.
@@ -86,9 +79,9 @@ class KnownHeads:
         lines = content.count(b"\r\n")
         is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
         if is_plain and len(content) <= _MAX_KNOWN_HEAD_BYTES:
-            if len(self._heads) == _MAX_KNOWN_HEADS:
-                self._heads.clear()
-            self._heads[content] = head
+            if len(self) == _MAX_KNOWN_HEADS:
+                self.clear()
+            self[content] = head
 
 
 class Inference:

@@ -4,7 +4,7 @@ The marks are taken where the stage really ends, so that the six stages are meas
 their sum is the request's duration by construction.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
 from time import perf_counter
@@ -23,20 +23,18 @@ class Run:
 
 @dataclass(slots=True)
 class Timing:
-    """Marks in seconds of `time.perf_counter`. A request that was split into several batches shows its last one."""
+    """Marks in seconds of `time.perf_counter`. It is made when a request's body has arrived in full.
 
-    received: float
+    A request that was split into several batches shows its last one.
+    """
+
+    received: float = field(default_factory=perf_counter)
     decoded: float = 0.0
     dispatched: float = 0.0
     prepared: float = 0.0
     inferred: float = 0.0
     completed: float = 0.0
     encoded: float = 0.0
-
-    @classmethod
-    def start(cls) -> "Timing":
-        """A record that begins now: the request's body has arrived in full."""
-        return cls(perf_counter())
 
     def ran(self, run: "Run") -> None:
         """Take the marks of the run that computed it."""

@@ -336,7 +336,7 @@ async def serve():
     loaded = load(bundle, choose_runtime("auto", "cpu", threads=1), limits)
     engine = Engine(loaded, limits=limits, metrics=Metrics())
     sequences = Sequences(np.ones((5, 3), np.float32), np.array([2, 3]))
-    prediction = await engine.predict(Query(sequences, timeout_s=60, trace="gates"), Timing.start())
+    prediction = await engine.predict(Query(sequences, timeout_s=60, trace="gates"), Timing())
     assert prediction.probabilities.shape == (2, 3)
     await engine.close()
 

@@ -56,7 +56,7 @@ class Setup:
     def ask(self, *sequences: Array, timeout_s: float = 30.0, priority: int = 0) -> Answer:
         return asyncio.create_task(
             self.batcher.infer(
-                request(*sequences), EVERY_OUTPUT, timeout_s=timeout_s, timing=Timing.start(), priority=priority
+                request(*sequences), EVERY_OUTPUT, timeout_s=timeout_s, timing=Timing(), priority=priority
             )
         )
 
@@ -502,7 +502,7 @@ def test_a_run_computes_what_any_of_its_requests_wants_and_each_gets_its_own() -
         setup = Setup()
         wanted = [frozenset({"probabilities"}), frozenset({"hn", "hidden_states"})]
         results = await asyncio.gather(
-            *(setup.batcher.infer(request(row(1)), names, timeout_s=1.0, timing=Timing.start()) for names in wanted)
+            *(setup.batcher.infer(request(row(1)), names, timeout_s=1.0, timing=Timing()) for names in wanted)
         )
         assert [result.keys() for result in results] == wanted
         assert setup.backend.outputs == [("hidden_states", "hn", "probabilities")]
@@ -590,7 +590,7 @@ def test_closing_an_idle_batcher_is_done_at_once_and_may_be_repeated() -> None:
 def test_the_marks_follow_each_other_and_the_stages_sum_to_the_duration(rows: int) -> None:
     async def test(_: FakeClock) -> None:
         setup = Setup(max_rows=2)
-        timing = Timing.start()
+        timing = Timing()
         sequences = request(*(row(value) for value in range(rows)))
         await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=timing)
         timing.completed = timing.encoded = perf_counter()
@@ -667,10 +667,7 @@ def test_each_sequence_begins_with_its_own_state_and_those_without_with_zeros() 
         resumed = replace(request(row(1), row(2)), state=state(10, 2))
         others = [request(row(3)), replace(request(row(4)), state=state(20, 1))]
         await asyncio.gather(
-            *(
-                setup.batcher.infer(one, EVERY_OUTPUT, timeout_s=1.0, timing=Timing.start())
-                for one in (resumed, *others)
-            )
+            *(setup.batcher.infer(one, EVERY_OUTPUT, timeout_s=1.0, timing=Timing()) for one in (resumed, *others))
         )
         (batch,) = setup.backend.batches
         assert batch.h0[0, :, 0].tolist() == [10, 11, 0, 20]
@@ -684,7 +681,7 @@ def test_a_request_that_is_split_takes_its_states_along() -> None:
         setup = Setup(max_rows=2)
         h0 = np.arange(5, dtype=np.float32)[None, :, None] * np.ones((LAYERS, 1, HIDDEN_SIZE), np.float32)
         sequences = replace(request(*(row(value, int(value) + 1) for value in range(5))), state=State(h0, h0))
-        await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=Timing.start())
+        await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=Timing())
         for batch in setup.backend.batches:
             assert batch.h0[0, :, 0].tolist() == batch.sequences[:, 0, 0].tolist()
 

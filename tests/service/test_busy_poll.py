@@ -132,7 +132,7 @@ def test_a_batcher_polls_after_a_request_that_was_alone(requests: int, polls: bo
             cores=mine,
         )
         one = Sequences(np.ones((1, 2), np.float32), np.array([1]))
-        asked = (batcher.infer(one, EVERY_OUTPUT, timeout_s=30, timing=Timing.start()) for _ in range(requests))
+        asked = (batcher.infer(one, EVERY_OUTPUT, timeout_s=30, timing=Timing()) for _ in range(requests))
         await asyncio.gather(*asked)
         assert batcher._busy_poll is not None
         assert batcher._busy_poll._polls == polls

@@ -62,7 +62,7 @@ class Setup:
         self, lengths: list[int], trace: TraceLevel | None = None, *, timeout_s: float = 30.0, seed: int = 0
     ) -> asyncio.Task[Prediction]:
         query = Query(make_sequences(lengths, seed), timeout_s, trace=trace)
-        return asyncio.create_task(self.engine.predict(query, Timing.start()))
+        return asyncio.create_task(self.engine.predict(query, Timing()))
 
 
 def make_sequences(lengths: list[int], seed: int = 0) -> Sequences:
@@ -191,7 +191,7 @@ def test_a_row_is_answered_the_same_alone_as_in_any_batch(repository: Path, kind
             together = await setup.ask(lengths, seed=seed)
             for row, sequence in enumerate(make_sequences(lengths, seed)):
                 query = Query(Sequences(sequence, np.array([len(sequence)])), timeout_s=30)
-                alone = await setup.engine.predict(query, Timing.start())
+                alone = await setup.engine.predict(query, Timing())
                 np.testing.assert_allclose(together.probabilities[row], alone.probabilities[0], rtol=0, atol=1e-6)
 
         fake_clock.run(test)
@@ -226,7 +226,7 @@ def test_a_trace_goes_on_from_the_state_that_a_sequence_begins_with(repository: 
 
         async def trace(values: Array, state: State | None = None) -> Prediction:
             part = Sequences(values, np.array([len(values)]), state)
-            return await setup.engine.predict(Query(part, 30, outputs=states, trace="gates"), Timing.start())
+            return await setup.engine.predict(Query(part, 30, outputs=states, trace="gates"), Timing())
 
         expected, first = await trace(whole.values), await trace(whole.values[:cut])
         second = await trace(whole.values[cut:], State(first.outputs["hn"], first.outputs["cn"]))
@@ -245,7 +245,7 @@ def test_both_directions_of_a_trace_begin_with_the_state_that_was_given(reposito
         setup = Setup(repository, "both")
         state = State(*np.random.default_rng(3).normal(size=(2, 4, 1, 4)).astype(np.float32))
         sequences = Sequences(make_sequences([5]).values, np.array([5]), state)
-        prediction = await setup.engine.predict(Query(sequences, 30, trace="gates"), Timing.start())
+        prediction = await setup.engine.predict(Query(sequences, 30, trace="gates"), Timing())
         assert prediction.traces
         arrays = {layer.name: layer.values for layer in prediction.traces[0]}
         for suffix in ("_0", "_1"):
@@ -264,7 +264,7 @@ def test_values_on_which_the_network_overflows_are_refused_and_named(tmp_path: P
         sequences = make_sequences([2, 2])
         sequences.values[2:] = [3e38, -3e38, 3e38]
         with pytest.raises(InvalidRequest, match=r"sequences\[1\]: values too large"):
-            await engine.predict(Query(sequences, timeout_s=30.0), Timing.start())
+            await engine.predict(Query(sequences, timeout_s=30.0), Timing())
 
     fake_clock.run(test)
 

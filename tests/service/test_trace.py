@@ -42,7 +42,7 @@ def trace(
     async def ask() -> list[Expected]:
         engine = Engine(load(bundle, runtime, LIMITS), limits=LIMITS, metrics=Metrics())
         query = Query(sequences or make_sequences(), timeout_s=30, trace=level)
-        prediction = await engine.predict(query, Timing.start())
+        prediction = await engine.predict(query, Timing())
         await engine.close()
         assert prediction.traces is not None
         return [{layer.name: layer.values for layer in layers} for layers in prediction.traces]
