@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_factories import make_graphs, make_network, weights_of
 
 from model.bundle import INPUTS, ONNX, OUTPUTS, PARITY_TOLERANCE, TORCHSCRIPT, lower_outputs
-from model.graphs import Batch
+from model.graphs import Batch, open_onnx
 from model.onnx_graph import IR_VERSION, OPSET, build_onnx
 from model.parity import check_parity, eager, largest_difference, parity_batches, state_shape
 from model.torchscript import build_torchscript, torchscript_deprecated
@@ -127,6 +127,26 @@ def test_the_onnx_graph_names_its_free_axes_and_keeps_to_old_versions():
         "cn": state,
         "hidden_states_0": ["batch", "time", 8],
     }
+
+
+def test_the_onnx_graph_of_one_layer_and_direction_takes_no_step_that_only_others_need():
+    network = make_network(1, False)
+    model = onnx.load_from_string(build_onnx(network.size, weights_of(network)))
+    steps = ["Sub", "Transpose", "Cast", "LSTM", "Transpose", "Reshape", "Reshape", "Gemm", "Softmax"]
+    assert [node.op_type for node in model.graph.node] == steps
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1e5, 1.0), (-3.0, 1e-20), (0.0, 1e20)])
+def test_where_a_feature_lies_and_how_far_it_reaches_costs_no_precision(mean, std):
+    network = make_network(2, True)
+    weights = weights_of(network) | {"mean": np.full(3, mean, np.float32), "std": np.full(3, std, np.float32)}
+    graph = open_onnx(build_onnx(network.size, weights))
+    usual = draw_batch(network, np.random.default_rng(0), 4, 6)
+    moved = (np.float32(mean) + np.float32(std) * usual.sequences).astype(np.float32)
+    standardised = (moved - np.float32(mean)) / np.float32(std)  # what float32 has kept of them
+    plain = weights | {"mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
+    expected = open_onnx(build_onnx(network.size, plain))(Batch(standardised, usual.lengths, usual.h0, usual.c0))
+    assert_equal(graph(Batch(moved, usual.lengths, usual.h0, usual.c0)), expected)
 
 
 def test_the_torchscript_file_holds_no_path_of_the_machine_that_made_it():
