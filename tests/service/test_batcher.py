@@ -4,7 +4,6 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from time import perf_counter
 
@@ -77,8 +76,8 @@ def row(value: float, length: int = 1) -> Array:
     return np.arange(value, value + length, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
 
-def request(*sequences: Array) -> Sequences:
-    return Sequences(np.concatenate(sequences), np.array([len(sequence) for sequence in sequences], np.int64))
+def request(*sequences: Array, state: State | None = None) -> Sequences:
+    return Sequences(np.concatenate(sequences), np.array([len(sequence) for sequence in sequences], np.int64), state)
 
 
 def answers(outputs: Outputs, *sequences: Array) -> bool:
@@ -664,8 +663,8 @@ def test_each_sequence_begins_with_its_own_state_and_those_without_with_zeros() 
 
     async def test(_: FakeClock) -> None:
         setup = Setup()
-        resumed = replace(request(row(1), row(2)), state=state(10, 2))
-        others = [request(row(3)), replace(request(row(4)), state=state(20, 1))]
+        resumed = request(row(1), row(2), state=state(10, 2))
+        others = [request(row(3)), request(row(4), state=state(20, 1))]
         await asyncio.gather(
             *(setup.batcher.infer(one, EVERY_OUTPUT, timeout_s=1.0, timing=Timing()) for one in (resumed, *others))
         )
@@ -680,7 +679,7 @@ def test_a_request_that_is_split_takes_its_states_along() -> None:
     async def test(_: FakeClock) -> None:
         setup = Setup(max_rows=2)
         h0 = np.arange(5, dtype=np.float32)[None, :, None] * np.ones((LAYERS, 1, HIDDEN_SIZE), np.float32)
-        sequences = replace(request(*(row(value, int(value) + 1) for value in range(5))), state=State(h0, h0))
+        sequences = request(*(row(value, int(value) + 1) for value in range(5)), state=State(h0, h0))
         await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=Timing())
         for batch in setup.backend.batches:
             assert batch.h0[0, :, 0].tolist() == batch.sequences[:, 0, 0].tolist()
