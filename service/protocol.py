@@ -384,6 +384,6 @@ class Protocol(HttpToolsProtocol):
 
 
 def _render(response: Response, default_headers: list[Header]) -> bytes:
-    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *response.headers)]
-    end = b"content-length: %d\r\n\r\n" % len(response.body)
-    return b"".join((_STATUS_LINES[response.status], *lines, end, response.body))
+    lines = b"\r\n".join(map(b": ".join, (*default_headers, *response.headers)))
+    begin = _STATUS_LINES[response.status]
+    return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (begin, lines, len(response.body), response.body)

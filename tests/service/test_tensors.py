@@ -60,6 +60,18 @@ def test_sequences_come_out_as_numpy_makes_them_float32(
         np.testing.assert_array_equal(one, np.array(expected, np.float64).astype(np.float32))
 
 
+@pytest.mark.parametrize("lengths", [[3], [1, 2], [9_000, 2, 9_000]], ids=["one", "two", "too many to remember"])
+def test_lengths_that_came_before_are_those_of_these_values(lengths: list[int]) -> None:
+    for value in (1.0, 2.0):
+        body = json.dumps({"sequences": [[[value] * 3] * length for length in lengths]})
+        got = decode(body, input_size=3).sequences
+        assert got.lengths.tolist() == lengths
+        assert got.longest == max(lengths)
+        np.testing.assert_array_equal(got.values, np.full((sum(lengths), 3), value))
+        assert refusal(body, input_size=4) == "sequences[0][0]: 3 features, the model takes 4"
+        assert refusal(body.replace("]]]", "], [1]]]"), input_size=3).endswith("1 features, the model takes 3")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
