@@ -24,7 +24,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 def build_onnx(size: NetworkSize, weights: Weights) -> bytes:
     """A bundle's graph from `weights`, float32 by their PyTorch names, checked and serialised."""
     values = constants(size, weights)
-    values["W_0"] = values["W_0"] / values["std"]
+    values["W_0"] = values["W_0"] / values["std"]  # instead of a division of every value, see `_prepare`
     nodes = [*_prepare(), *_stack(size), *classify(size, layer_states(size, "hn")[-1])]
     return serialise(size, nodes, values)
 
@@ -92,10 +92,10 @@ def _tensor(name: str, shape: Sequence[str | int], description: str) -> onnx.Val
 
 
 def _prepare() -> list[onnx.NodeProto]:
-    """What the first layer reads, whose weights divide it by `std`.
+    """Centre. The first layer's weights hold 1 / std.
 
-    With the mean in its biases, too, what is small beside the mean would be lost. Padding needs no care: the operator
-    ends each sequence at its own length, and never mixes two, were one's padding NaN.
+    The mean is not folded into its biases: float32 would lose what is small beside it. Padding needs no mask: each
+    sequence ends at its own length, and rows never mix.
     """
     return [helper.make_node("Sub", ["sequences", "mean"], ["centred"]), *to_operator("centred")]
 

@@ -104,10 +104,13 @@ def choose_device(wanted: str) -> str:
 
 
 def standardise(network: LSTMClassifier, split: Split) -> None:
-    """Set the network's mean and deviation to those of all steps of `split`; a constant feature keeps its scale."""
+    """Set the network's mean and deviation to those of all steps of `split`; a constant feature keeps its scale.
+
+    One that deviates by less than 1e-30 counts as constant: the weights that divide by less could overflow.
+    """
     steps = np.concatenate(split.sequences).astype(np.float64)  # (sum of T, F)
     mean, std = steps.mean(axis=0), steps.std(axis=0)
-    std = np.where(std > np.maximum(1e-7 * np.abs(mean), np.finfo(np.float32).tiny), std, 1.0)
+    std = np.where(std > np.maximum(1e-7 * np.abs(mean), 1e-30), std, 1.0)
     network.mean.copy_(torch.from_numpy(mean))
     network.std.copy_(torch.from_numpy(std))
 

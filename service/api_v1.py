@@ -2,7 +2,6 @@
 which describes the models, are FastAPI routes.
 """
 
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from service import openapi
 from service.backends import Array, BackendName, DeviceName, Precision, RuntimeName
 from service.engine import Engine, Prediction, Query
 from service.errors import Unavailable
-from service.http import MAX_KNOWN_PATHS, Asked, Request, Response
+from service.http import Asked, Request, Response
 from service.registry import Registry
 from service.settings import Settings
 from service.tensors import PredictDecoder, encode_json
@@ -40,8 +39,14 @@ class PredictApi:
 
         `/v1/predict`, `/v1/models/{name}/predict`, `/v1/models/{name}/versions/{version}/predict`
         """
-        named = _named(path)
-        return None if named is None else self._registry.find(*named)
+        match path.split("/"):
+            case ["", "v1", "predict"]:
+                return self._registry.find()
+            case ["", "v1", "models", name, "predict"]:
+                return self._registry.find(name)
+            case ["", "v1", "models", name, "versions", version, "predict"]:
+                return self._registry.find(name, version)
+        return None
 
     def read(self, request: Request, body: bytes, engine: Engine) -> Asked:  # noqa: ARG002  # V2 needs headers
         """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
@@ -55,18 +60,6 @@ class PredictApi:
         if prediction.traces is not None:
             document["traces"] = _encode_traces(prediction.traces)
         return Response(200, encode_json(document))
-
-
-@lru_cache(MAX_KNOWN_PATHS)
-def _named(path: str) -> tuple[str | None, str | None] | None:
-    match path.split("/"):
-        case ["", "v1", "predict"]:
-            return None, None
-        case ["", "v1", "models", name, "predict"]:
-            return name, None
-        case ["", "v1", "models", name, "versions", version, "predict"]:
-            return name, version
-    return None
 
 
 def _prediction_document(engine: Engine, probabilities: Array) -> dict[str, Any]:

@@ -7,7 +7,6 @@ A plain coroutine that `service.edge` calls before any framework. Follows kserve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,7 @@ from service.binary_tensors import Tensor, from_bytes
 from service.compression import compress
 from service.engine import Engine, Prediction, Query
 from service.errors import InvalidRequest, TooLarge
-from service.http import JSON, MAX_KNOWN_PATHS, Asked, Header, Request, RequestIds, Response
+from service.http import JSON, Asked, Header, Request, RequestIds, Response
 from service.open_inference import (
     BINARY_HEADER,
     DescribedInput,
@@ -90,8 +89,12 @@ class InferApi:
 
     def route(self, path: str) -> Engine | None:
         """The engine that an infer path names; None if it is none: `/v2/models/{name}[/versions/{version}]/infer`."""
-        named = _named(path)
-        return None if named is None else self._registry.find(*named)
+        match path.split("/"):
+            case ["", "v2", "models", name, "infer"]:
+                return self._registry.find(name)
+            case ["", "v2", "models", name, "versions", version, "infer"]:
+                return self._registry.find(name, version)
+        return None
 
     def read(self, request: Request, body: bytes, engine: Engine) -> Asked:
         """Decode one request; raise a `ServiceError` for whatever is wrong with it."""
@@ -193,16 +196,6 @@ class InferApi:
         )
 
 
-@lru_cache(MAX_KNOWN_PATHS)
-def _named(path: str) -> tuple[str, str | None] | None:
-    match path.split("/"):
-        case ["", "v2", "models", name, "infer"]:
-            return name, None
-        case ["", "v2", "models", name, "versions", version, "infer"]:
-            return name, version
-    return None
-
-
 def _header_length(header: bytes | None) -> int | None:
     if header is None:
         return None
@@ -236,7 +229,9 @@ def _shorten(plan: _Plan, description: Description, infos: Sequence[TensorInfo],
     )
     begin, _, end = header.partition(encode_json(_ID_MARK))
     batch, steps, _ = plan.shape
-    return _ShortPlan(np.array([steps] * batch), begin, end)
+    lengths = np.array([steps] * batch)
+    lengths.flags.writeable = False  # many requests share them
+    return _ShortPlan(lengths, begin, end)
 
 
 def _count(description: Description, name: str) -> int:

@@ -145,8 +145,9 @@ class Batcher:
         rows = policy.split(sequences.lengths, self._limits, self._cost)
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
         futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
-        for number, piece in enumerate(pieces):
-            self._enqueue(piece, futures[number], outputs, timeout_s, priority)  # no future stays here, see below
+        now_s = self._loop.time()
+        for number, piece in enumerate(pieces):  # a variable for the future would keep it, and see below
+            self._enqueue(piece, futures[number], outputs, now_s=now_s, timeout_s=timeout_s, priority=priority)
         try:
             done = await asyncio.gather(*futures)
         finally:
@@ -163,7 +164,7 @@ class Batcher:
         stays_whole = policy.stays_whole(len(sequences), sequences.longest, self._limits, self._cost)
         if not stays_whole and len(policy.split(sequences.lengths, self._limits, self._cost)) > 1:
             return False
-        self._enqueue(sequences, waiter, outputs, timeout_s, priority)
+        self._enqueue(sequences, waiter, outputs, now_s=self._loop.time(), timeout_s=timeout_s, priority=priority)
         return True
 
     @property
@@ -182,9 +183,15 @@ class Batcher:
         self._thread.shutdown(wait=False)
 
     def _enqueue(
-        self, piece: Sequences, waiter: Waiter, outputs: frozenset[str], timeout_s: float, priority: int
+        self,
+        piece: Sequences,
+        waiter: Waiter,
+        outputs: frozenset[str],
+        *,
+        now_s: float,
+        timeout_s: float,
+        priority: int,
     ) -> None:
-        now_s = self._loop.time()
         deadline_s = now_s + timeout_s
         place = priority or math.inf
         rows, steps = len(piece.lengths), len(piece.values)

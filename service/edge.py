@@ -221,8 +221,7 @@ class Edge:
     def _admit(self, exchange: Exchange, api: InferenceApi) -> Engine:
         """The engine that is to answer; raise a `ServiceError` if there is none for whoever asks."""
         request = exchange.request
-        if self._keys is not None:
-            self._check_key(request, self._keys)
+        self._check_key(request)
         engine = exchange.engine = api.route(request.path)
         if engine is None:
             raise NotFound(f"nothing is served under {request.path}")
@@ -231,9 +230,9 @@ class Edge:
         engine.refuse_if_full()
         return engine
 
-    def _check_key(self, request: Request, keys: ApiKeys) -> None:
-        if request.path != "/" and not request.path.startswith(_OPEN):
-            keys.check(request.header(b"authorization"))
+    def _check_key(self, request: Request) -> None:
+        if self._keys is not None and request.path != "/" and not request.path.startswith(_OPEN):
+            self._keys.check(request.header(b"authorization"))
 
     def _answer(
         self, exchange: Exchange, api: InferenceApi, asked: Asked, timing: Timing, outcome: Prediction | ServiceError
@@ -281,8 +280,7 @@ class Edge:
             await send(message)
 
         try:
-            if self._keys is not None:
-                self._check_key(request, self._keys)
+            self._check_key(request)
             await self._app(scope, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as error:
             response = self._refuse(exchange, error, started=status)

@@ -21,9 +21,6 @@ Header = tuple[bytes, bytes]
 JSON: Header = (b"content-type", b"application/json")
 CLOSE: Header = (b"connection", b"close")
 
-# Clients ask under the same few paths again and again: what those name is remembered. A path may have 64 KiB.
-MAX_KNOWN_PATHS = 64
-
 
 @dataclass(slots=True)
 class Response:

@@ -66,8 +66,7 @@ class Metrics:
     def answered(self, *, model: str, version: str, api: str, status: int) -> None:
         """Count an answer. `model` and `version` are empty unless they are served."""
         self._answers[model, version, api, status] += 1
-        if self._timer is None:
-            self._book_soon()
+        self._book_soon()
 
     def rejected(self, reason: str) -> None:
         """Count a request that was refused; `reason` is a `ServiceError.reason`."""
@@ -80,8 +79,7 @@ class Metrics:
     def queue_changed(self, by: int) -> None:
         """Add to the number of waiting sequences, over all models."""
         self._queue_change += by
-        if self._timer is None:
-            self._book_soon()
+        self._book_soon()
 
     def loaded(self, *, model: str, version: str, backend: str, device: str, duration_s: float) -> None:
         """Book a model version that is served from now on."""
@@ -156,8 +154,7 @@ class Metrics:
     def will_book(self, model: "ModelMetrics") -> None:
         """Remember that `model` has noted something."""
         self._noted.append(model)
-        if self._timer is None:
-            self._book_soon()
+        self._book_soon()
 
     def book(self) -> None:
         """Book all that was noted."""
@@ -175,8 +172,9 @@ class Metrics:
             self.families.queue_size.inc(change)
 
     def _book_soon(self) -> None:
-        with suppress(RuntimeError):  # no loop runs: at the next scrape
-            self._timer = asyncio.get_running_loop().call_later(_BOOKING_INTERVAL_S, self.book)
+        if self._timer is None:
+            with suppress(RuntimeError):  # no loop runs: at the next scrape
+                self._timer = asyncio.get_running_loop().call_later(_BOOKING_INTERVAL_S, self.book)
 
     def _forget(self, versions: set[tuple[str, str]]) -> None:
         self.book()
@@ -199,31 +197,31 @@ class ModelMetrics:
         self._success: BulkSummary = families.model_requests.labels(model, version, "success")
         self._failure = families.model_requests.labels(model, version, "fail")
         self._stages: list[BulkSummary] = [families.model_stages.labels(model, version, stage) for stage in STAGES]
-        self.queue_changed = metrics.queue_changed
         self._is_noted = False
         self._last_run_s = 0.0
         self._runs: list[Sequence[NDArray[np.int64]]] = []
         self._answers: list[tuple[Sequence[str], NDArray[np.float32]]] = []
         self._timings: list[Timing] = []
 
+    def queue_changed(self, by: int) -> None:
+        """Add to the number of waiting sequences."""
+        self._all.queue_changed(by)
+
     def ran(self, lengths: Sequence[NDArray[np.int64]]) -> None:
         """Note one model run over sequences of these `lengths` (B), request by request."""
         self._runs.append(lengths)
         self._last_run_s = time()
-        if not self._is_noted:
-            self._note()
+        self._note()
 
     def predicted(self, labels: Sequence[str], probabilities: NDArray[np.float32]) -> None:
         """Note the most probable label of each row of `probabilities` (B, K), and how probable it was."""
         self._answers.append((labels, probabilities))
-        if not self._is_noted:
-            self._note()
+        self._note()
 
     def succeeded(self, timing: Timing) -> None:
         """Note a successful inference request's duration and stages."""
         self._timings.append(timing)
-        if not self._is_noted:
-            self._note()
+        self._note()
         if len(self._timings) >= _MANY:
             self._all.book()
 
@@ -245,8 +243,9 @@ class ModelMetrics:
             self._book_timings(timings)
 
     def _note(self) -> None:
-        self._is_noted = True
-        self._all.will_book(self)
+        if not self._is_noted:
+            self._is_noted = True
+            self._all.will_book(self)
 
     def _book_runs(self, runs: list[Sequence[NDArray[np.int64]]]) -> None:
         lengths = np.concatenate(list(chain.from_iterable(runs)))

@@ -67,8 +67,15 @@ class Head:
     keep_alive: bool
 
 
-class KnownHeads(dict[bytes, Head]):
+class KnownHeads:
     """What the heads of requests mean that came before, by their bytes up to the empty line."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def get(self, content: bytes) -> Head | None:
+        """What `content` means; None if that is not known."""
+        return self._heads.get(content)
 
     def add(self, content: bytes, head: Head) -> None:
         """Remember that `content` means `head`; forget all when there are too many.
@@ -79,9 +86,9 @@ class KnownHeads(dict[bytes, Head]):
         lines = content.count(b"\r\n")
         is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
         if is_plain and len(content) <= _MAX_KNOWN_HEAD_BYTES:
-            if len(self) == _MAX_KNOWN_HEADS:
-                self.clear()
-            self[content] = head
+            if len(self._heads) == _MAX_KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[content] = head
 
 
 class Inference:
@@ -384,6 +391,6 @@ class Protocol(HttpToolsProtocol):
 
 
 def _render(response: Response, default_headers: list[Header]) -> bytes:
-    lines = b"\r\n".join(map(b": ".join, (*default_headers, *response.headers)))
-    begin = _STATUS_LINES[response.status]
-    return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (begin, lines, len(response.body), response.body)
+    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *response.headers)]
+    end = b"content-length: %d\r\n\r\n" % len(response.body)
+    return b"".join((_STATUS_LINES[response.status], *lines, end, response.body))

@@ -42,7 +42,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Standardisation(_Record):
-    """What the graph does to its input first: `(sequences - mean) / std`, F values each, of the training split."""
+    """What the network does to its input first: `(sequences - mean) / std`, F values each, of the training split."""
 
     mean: tuple[Finite, ...]
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]

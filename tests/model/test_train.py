@@ -7,6 +7,7 @@ from model_factories import make_config, make_dataset, make_split
 
 from model.data import Split, load
 from model.network import LSTMClassifier, NetworkSize
+from model.onnx_graph import constants
 from model.presets import LARGE, REFERENCE, SMALL, preset_for
 from model.progress import NoProgress
 from model.train import TrainingError, choose_device, hold_out, pad, standardise, to_device, train
@@ -72,6 +73,16 @@ def test_mean_and_deviation_are_those_of_the_training_steps_alone():
     torch.testing.assert_close(
         network.std, torch.tensor([(8 / 3) ** 0.5, 1.0]), msg="a constant feature keeps its scale"
     )
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1e-29, 1e-29), (1e-37, 1.0)])
+def test_a_deviation_that_could_not_be_divided_by_counts_as_none(scale, kept):
+    network = LSTMClassifier(SIZE)
+    values = np.array([[-scale, 0], [scale, 0]], np.float32)
+    standardise(network, Split((values,), np.array([0])))
+    assert network.std.tolist() == pytest.approx([kept, 1.0])
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    assert np.isfinite(constants(SIZE, weights)["W_0"] / weights["std"]).all()
 
 
 def test_sequences_are_padded_on_the_right():

@@ -286,6 +286,24 @@ def test_halves_are_retried_without_those_that_have_left() -> None:
     fake_clock.run(test)
 
 
+def test_a_half_that_nobody_waits_for_holds_up_no_other() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup()
+        setup.backend.gate.close()
+        *gone, poisoned, other = (setup.ask(row(value)) for value in (1, 2, POISON, 3))
+        await setup.backend.gate.has_been_entered()
+        for one in gone:
+            one.cancel()
+        await settle()
+        setup.backend.gate.open()
+        assert answers(await other, row(3))
+        with pytest.raises(InternalError):
+            await poisoned
+        assert setup.backend.firsts == [[1, 2, POISON, 3], [POISON, 3], [POISON], [3]]
+
+    fake_clock.run(test)
+
+
 def test_a_half_that_waits_for_the_other_half_runs_out_of_time_too() -> None:
     async def test(clock: FakeClock) -> None:
         setup = Setup()

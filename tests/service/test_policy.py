@@ -67,6 +67,7 @@ def test_only_the_oldest_are_looked_at() -> None:
     near, far = Part(1, 10), Part(1, 20)
     assert select([near, far, far, near], replace(LIMITS, max_rows=2, window=4)) == [0, 3]
     assert select([near, far, far, near], replace(LIMITS, max_rows=2, window=3)) == [0, 1]
+    assert select([near, far], replace(LIMITS, window=1)) == [0]
 
 
 @settings(deadline=None)

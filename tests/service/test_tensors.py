@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service import tensors
 from service.errors import InvalidRequest
 from service.tensors import PredictDecoder, PredictRequest, Sequences, encode_json, pad
 
@@ -60,7 +61,7 @@ def test_sequences_come_out_as_numpy_makes_them_float32(
         np.testing.assert_array_equal(one, np.array(expected, np.float64).astype(np.float32))
 
 
-@pytest.mark.parametrize("lengths", [[3], [1, 2], [9_000, 2, 9_000]], ids=["one", "two", "too many to remember"])
+@pytest.mark.parametrize("lengths", [[3], [1, 2], [9_000, 2, 9_000]], ids=["one", "two", "many steps"])
 def test_lengths_that_came_before_are_those_of_these_values(lengths: list[int]) -> None:
     for value in (1.0, 2.0):
         body = json.dumps({"sequences": [[[value] * 3] * length for length in lengths]})
@@ -70,6 +71,18 @@ def test_lengths_that_came_before_are_those_of_these_values(lengths: list[int]) 
         np.testing.assert_array_equal(got.values, np.full((sum(lengths), 3), value))
         assert refusal(body, input_size=4) == "sequences[0][0]: 3 features, the model takes 4"
         assert refusal(body.replace("]]]", "], [1]]]"), input_size=3).endswith("1 features, the model takes 3")
+        with pytest.raises(ValueError, match="read-only"):
+            got.lengths[0] = 1  # of others' requests, too
+
+
+def test_a_few_small_structures_are_remembered() -> None:
+    known = tensors._known_lengths
+    known.cache_clear()
+    decode(json.dumps({"sequences": [[[1.0] * 3] * 14_000]}), input_size=3)
+    assert known.cache_info().currsize == 0, "of 70 kB"
+    for length in range(1, 200):
+        decode(json.dumps({"sequences": [[[1.0] * 3] * length]}), input_size=3)
+    assert known.cache_info().currsize == known.cache_info().maxsize == 64
 
 
 @pytest.mark.parametrize(
