@@ -112,10 +112,9 @@ class InferApi:
         headers: tuple[Header, ...] = (JSON,)
         if header_length is not None:
             headers = (_BINARY, (BINARY_HEADER, b"%d" % header_length))
-        if accepted is not None:
-            body, encoding = compress(body, accepted)
-            if encoding is not None:
-                headers = (*headers, (b"content-encoding", encoding))
+        body, encoding = compress(body, accepted)
+        if encoding is not None:
+            headers = (*headers, (b"content-encoding", encoding))
         return Response(200, body, headers)
 
     def _read_known(

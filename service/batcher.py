@@ -146,7 +146,7 @@ class Batcher:
         pieces = [sequences] if len(rows) == 1 else [sequences.take(r) for r in rows]
         futures: list[asyncio.Future[Computed]] = [self._loop.create_future() for _ in pieces]
         now_s = self._loop.time()
-        for number, piece in enumerate(pieces):  # a variable for the future would keep it, and see below
+        for number, piece in enumerate(pieces):  # no variable may hold a future, see below
             self._enqueue(piece, futures[number], outputs, now_s=now_s, timeout_s=timeout_s, priority=priority)
         try:
             done = await asyncio.gather(*futures)

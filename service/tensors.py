@@ -27,7 +27,7 @@ TraceLevel = Literal["layers", "gates"]
 
 _FIELDS = {"sequences", "trace"}
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
-# Of one feature a step they take 11 MB at most, together with the lengths that they mean.
+# They take 11 MB at most, the lengths that they mean included: where a step has one feature.
 _KNOWN_STRUCTURES, _MAX_KNOWN_STRUCTURE_BYTES = 64, 2**16
 _OVERFLOW = 2.0**128 - 2.0**103  # the smallest float64 that is infinite as float32
 

@@ -32,7 +32,7 @@ MARGIN = 1.15
 REQUEST = {("V1_JSON", 1): 2621, ("V2_BINARY", 1): 2681, ("V1_JSON", 16): 1920, ("V2_BINARY", 16): 1980}
 # Opcodes of decoding one sequence, and of each more of them: of the same length as the one before, or of another.
 # DECODE_KNOWN: of any number of sequences if a body of the same lengths came before.
-DECODE, DECODE_SAME, DECODE_OTHER, DECODE_KNOWN = 267, 13, 42, 156
+DECODE, DECODE_SAME, DECODE_OTHER, DECODE_KNOWN = 243, 13, 42, 156
 
 # What is measured of a model this small: every run of it is short.
 QUICK = {(2**power, steps): 1e-5 * 2**power for power in range(5) for steps in (2, 8)}
