@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import policy
-from service.backends import Array, Backend, Batch
+from service.backends import STATES, Array, Backend, Batch, place
 from service.busy_poll import BusyPoll
 from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
@@ -30,9 +30,6 @@ from service.metrics import ModelMetrics
 from service.policy import Cost, Limits
 from service.tensors import Sequences, join_states, pad
 from service.timing import Run, Timing
-
-# Graph outputs (L*D, B, H); in all others the batch comes first.
-_STATES = frozenset({"hn", "cn"})
 
 # A run that is expected to be over within this holds up the event loop less than a thread would: waking it and getting
 # the interpreter's lock back costs 50 us on an idle loop, and up to the switch interval of 5 ms on a busy one.
@@ -399,7 +396,7 @@ def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:
     share = {}
     for name in part.outputs:
         array = outputs[name]
-        share[name] = array[rows] if array.ndim == 2 else array[_place(name, array.ndim, rows, part.longest)]
+        share[name] = array[rows] if array.ndim == 2 else array[place(name, array.ndim, rows, slice(part.longest))]
     return share
 
 
@@ -409,17 +406,8 @@ def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Output
     for name in parts[0]:
         arrays = [part[name] for part in parts]
         shape = np.max([array.shape for array in arrays], axis=0)
-        shape[1 if name in _STATES else 0] = sum(len(part_rows) for part_rows in rows)
+        shape[1 if name in STATES else 0] = sum(len(part_rows) for part_rows in rows)
         joined[name] = np.zeros(shape, np.float32)
         for part_rows, array in zip(rows, arrays, strict=True):
-            joined[name][_place(name, array.ndim, part_rows, array.shape[1])] = array
+            joined[name][place(name, array.ndim, part_rows, slice(array.shape[1]))] = array
     return joined
-
-
-def _place(
-    name: str, ndim: int, rows: slice | NDArray[np.int64], longest: int
-) -> tuple[slice | NDArray[np.int64], ...]:
-    """The index of `rows` in graph output `name`, and of the first `longest` steps if it has steps."""
-    if name in _STATES:
-        return slice(None), rows  # (L*D, B, H)
-    return (rows, slice(longest)) if ndim == 3 else (rows,)  # (B, T, D*H) or (B, K)

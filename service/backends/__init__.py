@@ -57,6 +57,22 @@ class Backend(Protocol):
         """
 
 
+# Graph outputs (L*D, B, H); in all others the batch comes first.
+STATES = frozenset({"hn", "cn"})
+
+
+def has_steps(name: str, ndim: int) -> bool:
+    """Whether graph output `name` is (B, T, D*H)."""
+    return ndim == 3 and name not in STATES
+
+
+def place(name: str, ndim: int, rows: slice | NDArray[np.int64], steps: slice) -> tuple[slice | NDArray[np.int64], ...]:
+    """The index of `rows` in graph output `name`, and of `steps` if it has steps."""
+    if name in STATES:
+        return slice(None), rows  # (L*D, B, H)
+    return (rows, steps) if has_steps(name, ndim) else (rows,)  # (B, T, D*H) or (B, K)
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """Which runtimes may compute, and where. Of several, each batch is computed by the one that suits it.
@@ -142,8 +158,11 @@ def load_backend(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Backend
     """
     if name == "onnx":
         from service.backends.onnx import OnnxBackend
+        from service.backends.sliced import SlicedBackend
 
-        return OnnxBackend(bundle, runtime)
+        backend, manifest = OnnxBackend(bundle, runtime), bundle.manifest
+        is_sliced = runtime.device == "cpu" and not manifest.bidirectional
+        return SlicedBackend(backend, manifest.hidden_size) if is_sliced else backend
     from service.backends.torchscript import TorchScriptBackend
 
     return TorchScriptBackend(bundle, runtime)
