@@ -164,6 +164,10 @@ def metric(service: ServiceProcess, name: str) -> float:
     return float(next(line for line in lines if line.startswith(name)).split()[-1])
 
 
+def messages(service: ServiceProcess, text: str) -> int:
+    return sum(text in line for line in service.log)
+
+
 def version_served(service: ServiceProcess) -> str:
     answer = httpx.post(service.url + PREDICT, json=BODY, timeout=LIMIT_S)
     assert answer.status_code == 200, answer.text
@@ -195,7 +199,8 @@ def test_what_is_deleted_or_unreadable_is_served_from_memory_and_followed_again_
     out_of_reach: Callable[[Path], AbstractContextManager[None]],
 ) -> None:
     with out_of_reach(repository.folder):
-        wait_until(lambda: metric(following, "lstm_repository_readable") == 0, following)
+        wait_until(lambda: messages(following, "repository cannot be read") == 2, following)  # once by each worker
+        assert metric(following, "lstm_repository_readable") == 0
         assert "served from memory" in index(following)["1"]
         assert version_served(following) == "1"
         assert httpx.get(f"{following.url}/health/ready").status_code == 200
@@ -203,7 +208,7 @@ def test_what_is_deleted_or_unreadable_is_served_from_memory_and_followed_again_
     wait_until(lambda: metric(following, "lstm_repository_readable") == 1, following)
     wait_until(lambda: index(following).get("2") == "READY", following)
     assert version_served(following) == "2"
-    assert sum("repository cannot be read" in line for line in following.log) == 2  # once by each worker
+    assert messages(following, "repository cannot be read") == 2
 
 
 def test_half_a_copy_is_refused_and_served_when_it_is_whole(repository: Repository, following: ServiceProcess) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_clock
 import pytest
+from factories import make_bundle
 from fake_clock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,14 @@ from service.protocol import Head, KnownHeads
 
 TRACED = json.dumps(BODY | {"trace": "gates"}).encode()
 KEEP_ALIVE_S = 75  # `service.server`'s
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model alone, since nearly every test here loads all that there is."""
+    folder = tmp_path_factory.mktemp("bundles")
+    make_bundle(folder, "tiny")
+    return folder
 
 
 def shapes(answers: Sequence[Answer]) -> list[object]:
