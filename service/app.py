@@ -12,6 +12,7 @@ from fastapi.responses import Response as RawResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as RawRequest
+from starlette.routing import Match
 
 from service import openapi
 from service.api_page import PageApi
@@ -193,5 +194,16 @@ async def _handle(request: RawRequest, error: Exception) -> RawResponse:
 
 def _translate(request: RawRequest, error: HTTPException) -> ServiceError:
     if error.status_code == MethodNotAllowed.status:
-        return MethodNotAllowed(request.method, allowed=(error.headers or {}).get("Allow", "GET, HEAD"))
+        return MethodNotAllowed(request.method, allowed=_allowed_methods(request))
     return NotFound(f"nothing is served under {request.url.path}")
+
+
+def _allowed_methods(request: RawRequest) -> str:
+    """Those of all routes with this path: the framework names the first one's. Who may GET may ask for HEAD."""
+
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    allowed = filter(is_allowed, ("GET", "POST"))
+    return ", ".join(allowed).replace("GET", "GET, HEAD") or "GET, HEAD"  # of static files: they have no route

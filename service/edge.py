@@ -267,7 +267,7 @@ class Edge:
         return self._succeed(exchange, engine, response, timing)
 
     async def _pass_on(self, request: AsgiRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the app answer, with the headers that every answer has."""
+        """Let the app answer, with the headers that every answer has. A HEAD is answered as a GET, without the body."""
         segment = request.path.removeprefix("/").partition("/")[0]
         exchange = self._exchange(request, segment if segment in self._names else "other")
         status = 0
@@ -281,7 +281,8 @@ class Edge:
 
         try:
             self._check_key(request)
-            await self._app(scope, receive, send_with_headers)
+            of_get = {**scope, "method": "GET"} if request.method == "HEAD" else scope  # the server drops the body
+            await self._app(of_get, receive, send_with_headers)
         except (Exception, asyncio.CancelledError) as error:
             response = self._refuse(exchange, error, started=status)
             if not status:

@@ -67,7 +67,7 @@ class MethodNotAllowed(ServiceError):
     reason = "method_not_allowed"
 
     def __init__(self, method: str, *, allowed: str) -> None:
-        super().__init__(f"method {method} is not allowed here, {allowed} is")
+        super().__init__(f"method {method} is not allowed here; allowed: {allowed}")
         self.headers = ((b"allow", allowed.encode()),)
 
 

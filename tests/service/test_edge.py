@@ -95,10 +95,12 @@ def test_every_wrong_request_is_told_what_is_allowed(
     [
         ("/v1/predict", "POST"),
         (PREDICT, "POST"),
-        ("/v1/models", "GET"),
-        ("/v1/models/tiny", "GET"),
-        ("/health/live", "GET"),
-        ("/metrics", "GET"),
+        ("/v1/models", "GET, HEAD"),
+        ("/v1/models/tiny", "GET, HEAD"),
+        ("/health/live", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/v2/logging", "GET, HEAD, POST"),
+        ("/v2/repository/index", "POST"),
         ("/static/swagger-ui/swagger-ui.css", "GET, HEAD"),
     ],
 )
@@ -111,8 +113,26 @@ def test_a_wrong_method_is_told_the_right_one(repository: Path, path: str, allow
                     assert response.status_code == 405
                 else:
                     message = check_error(response, 405)
-                    assert message == f"method {method} is not allowed here, {allowed} is"
+                    assert message == f"method {method} is not allowed here; allowed: {allowed}"
                 assert response.headers["allow"] == allowed
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/ready", "/v1/models/tiny", "/v2/models/tiny/config", "/metrics", "/", "/docs"]
+)
+def test_a_head_is_answered_as_a_get_without_the_body(repository: Path, path: str) -> None:
+    async def run() -> None:
+        async with serving(repository) as served:
+            got, head = [await served.client.request(method, path) for method in ("GET", "HEAD")]
+            assert (got.status_code, head.status_code) == (200, 200)
+            assert (bool(got.content), head.content) == (True, b"")
+            varying = ("x-request-id", "content-length" if path == "/metrics" else "")
+            got_headers, head_headers = [
+                {key: value for key, value in answer.headers.items() if key not in varying} for answer in (got, head)
+            ]
+            assert head_headers == got_headers
 
     asyncio.run(run())
 
