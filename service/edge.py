@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
 from service.compression import decompress
 from service.engine import Engine, Prediction, Submission
@@ -73,6 +73,18 @@ class InferenceApi(Protocol):
 
     def write(self, asked: Asked, prediction: Prediction, engine: Engine) -> Response:
         """Encode one answer. It may be called in a thread, and is if what was asked for is large."""
+
+
+class _Unreadable:
+    """What came in place of a request, and was no HTTP. Satisfies `service.http.Request`."""
+
+    method: Final = ""
+    path: Final = ""
+    gone: Final = False
+
+    def header(self, _: bytes) -> bytes | None:
+        """No header could be read."""
+        return None
 
 
 class Exchange:
@@ -178,6 +190,14 @@ class Edge:
     def refuse(self, request: Request, api: InferenceApi, error: ServiceError) -> Response:
         """Book a request that never came in full; return the answer to it."""
         return self._refuse(self._exchange(request, api.name), error)
+
+    def refuse_unreadable(self, error: ServiceError) -> Response:
+        """Book what came in place of a request; return the answer to it, which ends the connection."""
+        exchange = self._exchange(_Unreadable(), "other")
+        self._book(exchange, error.status, error=error)
+        response = error_response(error)
+        response.headers = (*response.headers, *dict.fromkeys((*exchange.headers, CLOSE)))
+        return response
 
     async def infer(self, request: AsgiRequest, api: InferenceApi) -> Response:
         """Read the body of a request to a path of which `api` is the `inference_api`; answer and book it."""

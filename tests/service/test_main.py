@@ -317,9 +317,17 @@ def test_what_is_not_http_gets_an_error_of_the_usual_shape(repository: Path) -> 
             answer = b""
             while chunk := connection.recv(4096):
                 answer += chunk
+        counted = 'lstm_requests_total{api="other",code="400",model="",version=""} 1.0'
+        deadline = time.monotonic() + 10
+        while counted not in httpx.get(service.url + "/metrics").text:  # a worker books in bulk
+            assert time.monotonic() < deadline
+        assert service.terminate() == 0
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert set(json.loads(body)) == {"error"}
+    request_id = re.search(rb"\r\nx-request-id: (\w+)", head)
+    assert request_id is not None
+    assert any(request_id[1].decode() in line and "Invalid HTTP" in line for line in service.log)
 
 
 def test_json_logs_are_one_object_a_line(repository: Path) -> None:
