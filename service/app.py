@@ -194,7 +194,8 @@ async def _handle(request: RawRequest, error: Exception) -> RawResponse:
 
 def _translate(request: RawRequest, error: HTTPException) -> ServiceError:
     if error.status_code == MethodNotAllowed.status:
-        return MethodNotAllowed(request.method, allowed=_allowed_methods(request))
+        is_static = request.url.path.startswith("/static/")  # it is mounted, for whatever method
+        return MethodNotAllowed(request.method, allowed="GET, HEAD" if is_static else _allowed_methods(request))
     return NotFound(f"nothing is served under {request.url.path}")
 
 
@@ -205,5 +206,4 @@ def _allowed_methods(request: RawRequest) -> str:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    allowed = filter(is_allowed, ("GET", "POST"))
-    return ", ".join(allowed).replace("GET", "GET, HEAD") or "GET, HEAD"  # of static files: they have no route
+    return ", ".join(filter(is_allowed, ("GET", "POST"))).replace("GET", "GET, HEAD")

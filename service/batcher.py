@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import policy
-from service.backends import STATES, Array, Backend, Batch, place
+from service.backends import STATES, Array, Backend, Batch, index_of
 from service.busy_poll import BusyPoll
 from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
@@ -396,7 +396,7 @@ def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:
     share = {}
     for name in part.outputs:
         array = outputs[name]
-        share[name] = array[rows] if array.ndim == 2 else array[place(name, array.ndim, rows, slice(part.longest))]
+        share[name] = array[rows] if array.ndim == 2 else array[index_of(name, array.ndim, rows, slice(part.longest))]
     return share
 
 
@@ -409,5 +409,5 @@ def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Output
         shape[1 if name in STATES else 0] = sum(len(part_rows) for part_rows in rows)
         joined[name] = np.zeros(shape, np.float32)
         for part_rows, array in zip(rows, arrays, strict=True):
-            joined[name][place(name, array.ndim, part_rows, slice(array.shape[1]))] = array
+            joined[name][index_of(name, array.ndim, part_rows, slice(array.shape[1]))] = array
     return joined

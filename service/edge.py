@@ -76,7 +76,7 @@ class InferenceApi(Protocol):
 
 
 class _Unreadable:
-    """What came in place of a request, and was no HTTP. Satisfies `service.http.Request`."""
+    """What came in place of a request: no HTTP, a head without end. Satisfies `service.http.Request`."""
 
     method: Final = ""
     path: Final = ""

@@ -49,11 +49,14 @@ def level() -> str:
 
 
 def set_level(level: str) -> None:
-    """Send the records of this process from `level` up; from libraries no less than warnings."""
+    """Send the records of this process from `level` up; from libraries no less than warnings.
+
+    What uvicorn itself warns of is clients' faults, which the edge logs.
+    """
     root = logging.getLogger()
     root.setLevel(level.upper())
-    for name in ("uvicorn", "asyncio"):
-        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    for name, least in (("uvicorn", logging.WARNING), ("uvicorn.error", logging.ERROR), ("asyncio", logging.WARNING)):
+        logging.getLogger(name).setLevel(max(root.level, least))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -31,7 +31,7 @@ from uvicorn.server import ServerState
 from service.app import Service
 from service.edge import Exchange, InferenceApi
 from service.errors import ClientGone, InvalidRequest, RequestStalled, ServiceError
-from service.http import CLOSE, Header, Response, is_length
+from service.http import CLOSE, Header, Response, error_response, is_length
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
@@ -321,7 +321,12 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with an error of the shape that all errors have. What came before it is given up."""
-        response = self._edge.refuse_unreadable(InvalidRequest(msg))
+        error = InvalidRequest(msg)
+        if self._running is None or self._running.response_complete:
+            response = self._edge.refuse_unreadable(error)
+        else:  # it is within a request, or behind one: that one is booked
+            response = error_response(error)
+            response.headers += (CLOSE,)
         self.transport.write(_render(response, []))
         self.transport.close()
         self._give_up_running()

@@ -66,7 +66,9 @@ def has_steps(name: str, ndim: int) -> bool:
     return ndim == 3 and name not in STATES
 
 
-def place(name: str, ndim: int, rows: slice | NDArray[np.int64], steps: slice) -> tuple[slice | NDArray[np.int64], ...]:
+def index_of(
+    name: str, ndim: int, rows: slice | NDArray[np.int64], steps: slice
+) -> tuple[slice | NDArray[np.int64], ...]:
     """The index of `rows` in graph output `name`, and of `steps` if it has steps."""
     if name in STATES:
         return slice(None), rows  # (L*D, B, H)
@@ -151,7 +153,7 @@ def _cuda_missing(backend: RuntimeName) -> str:
 
 
 def load_backend(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Backend:
-    """Load `bundle`'s graph into one of `runtime`'s backends.
+    """Load `bundle`'s graph into one of `runtime`'s backends; ONNX on the CPU computes in slices where it can.
 
     Raises `BundleError` if it is refused, `BackendError` if the device is. Torch is imported if, and only if, `name` is
     TorchScript.

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from service.backends import STATES, Array, Backend, BackendName, Batch, DeviceName, Precision, has_steps, place
+from service.backends import STATES, Array, Backend, BackendName, Batch, DeviceName, Precision, has_steps, index_of
 
 # What the input adds to the gates within one slice. Less gains little more: to begin a slice takes 50 us, and several
 # threads want large ones.
@@ -19,7 +19,10 @@ _SLICE_BYTES: Final = 2**23
 
 
 class SlicedBackend:
-    """Has `whole`, a network of `hidden_size` forward, compute a slice at a time, and gives what it would give."""
+    """Gives what `whole`, a network without a backward direction, would give, and hands it one slice after another.
+
+    What a run is expected to take is measured with sequences of one length: a ragged one takes less.
+    """
 
     def __init__(self, whole: Backend, hidden_size: int) -> None:
         self.name: BackendName = whole.name
@@ -37,7 +40,7 @@ class SlicedBackend:
         results: dict[str, Array] = {}
         going, left, h0, c0, start = np.arange(rows), batch.lengths, batch.h0, batch.c0, 0
         while len(going):
-            stop = min(start + max(1, self._max_steps // len(going)), steps)
+            stop = start + max(1, self._max_steps // len(going))
             lengths = np.minimum(left, stop - start)
             part = self._whole.run(Batch(batch.sequences[going, start:stop], lengths, h0, c0), wanted)
             for name in outputs:
@@ -45,7 +48,7 @@ class SlicedBackend:
                 if start == 0:
                     shape = (rows, steps, array.shape[2]) if has_steps(name, array.ndim) else array.shape
                     results[name] = np.zeros(shape, np.float32)
-                results[name][place(name, array.ndim, going, slice(start, stop))] = array
+                results[name][index_of(name, array.ndim, going, slice(start, stop))] = array
             goes_on = left > lengths
             going, left, start = going[goes_on], (left - lengths)[goes_on], stop
             h0, c0 = part["hn"][:, goes_on], part["cn"][:, goes_on]

@@ -102,6 +102,7 @@ def test_every_wrong_request_is_told_what_is_allowed(
         ("/v2/logging", "GET, HEAD, POST"),
         ("/v2/repository/index", "POST"),
         ("/static/swagger-ui/swagger-ui.css", "GET, HEAD"),
+        ("/static/v2/repository/index", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_told_the_right_one(repository: Path, path: str, allowed: str) -> None:

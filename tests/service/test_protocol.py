@@ -1,5 +1,6 @@
 """`service.protocol`: the short way and uvicorn's give the same answers, to whatever bytes in whatever packets."""
 
+import asyncio
 import gc
 import json
 import logging
@@ -112,6 +113,39 @@ def test_another_method_on_an_inference_path_is_refused_in_the_same_way(reposito
                 assert bool(rest) == (method != "HEAD"), "the answer to a HEAD has no body: it would be the next answer"
                 connection.transport.written = b""
                 assert (await connection.ask(post())).status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/docs", "/static/swagger-ui/swagger-ui.css", "/nothing"])
+def test_the_answer_to_a_head_has_no_body(repository: Path, path: str) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            got = await connection.ask(head(method="GET", path=path))
+            connection.transport.written = b""
+            connection.send(head(method="HEAD", path=path), post())
+            async with asyncio.timeout(10):
+                while b'"probabilities"' not in connection.transport.written:
+                    await asyncio.sleep(0.001)
+            answered, _, rest = connection.transport.written.partition(b"\r\n\r\n")
+            assert answered.startswith(b"HTTP/1.1 %d " % got.status)
+            assert f"\r\ncontent-length: {got.header('content-length')}\r\n".encode() in answered
+            assert rest.startswith(b"HTTP/1.1 200 "), "what a HEAD is answered with would be taken for the next answer"
+
+    run(test)
+
+
+def test_what_breaks_within_its_body_is_booked_once(repository: Path) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            connection.send(head("Transfer-Encoding: chunked") + b"ZZ\r\n")
+            assert [answer.status for answer in await connection.closed()] == [400]
+            await fake_clock.settle()
+            metrics = (await service.connect().ask(head(method="GET", path="/metrics"))).body.decode()
+            booked = [line for line in metrics.splitlines() if line.startswith("lstm_requests_total")]
+            assert len(booked) == 1, booked
 
     run(test)
 
