@@ -280,7 +280,9 @@ def test_an_empty_repository_is_live_but_not_ready_and_says_what_to_do(tmp_path:
     with running_service(tmp_path, ONNX_ALONE) as service:
         service.wait_until("/health/live", 200)
         answer = service.wait_until("/health/ready", 503)
-        predict = httpx.post(service.url + "/v1/predict", json={})
+        deadline = time.monotonic() + 10
+        while "still loading" in (predict := httpx.post(service.url + "/v1/predict", json={})).text:
+            assert time.monotonic() < deadline
     assert "retry-after" in answer.headers
     assert predict.status_code == 503
     assert "python -m model train" in predict.json()["error"]
