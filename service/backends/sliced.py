@@ -2,7 +2,7 @@
 
 A runtime first computes what the input adds to the gates at every step, B * T * 4H values, and then goes through the
 steps. ONNX Runtime keeps for good what memory that took once: 64 sequences of 1000 steps in two layers of 256 brought a
-process from 80 MB to 710, and in slices to 99. They take a tenth less time besides, since a slice stays in the cache;
+process from 80 MB to 710, and in slices to 99. Long runs take a tenth less time besides: a slice stays in the cache;
 and sequences that have ended have no part in later slices. A backward direction begins at the end: it has no slices.
 """
 
