@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,12 +51,14 @@ class ServiceProcess:
         assert self._port is not None, self.log
         return f"http://127.0.0.1:{self._port}"
 
-    def wait_until(self, path: str, status: int) -> httpx.Response:
-        """Ask for `path` until it answers with `status`; fail if that takes too long or the process ends."""
+    def wait_until(
+        self, path: str, status: int, holds: Callable[[httpx.Response], bool] = lambda _: True
+    ) -> httpx.Response:
+        """Ask for `path` until it answers `status` and `holds`; fail if that takes too long or the process ends."""
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline:
             response = httpx.get(self.url + path, timeout=10)
-            if response.status_code == status:
+            if response.status_code == status and holds(response):
                 return response
             assert self.process.poll() is None, self.log
             time.sleep(0.05)
