@@ -1,10 +1,14 @@
 """Dynamic batching: requests of one model wait here and are run together.
 
     infer ──split──▶ waiting ──select──▶ one run at a time ──▶ futures ──join──▶ infer
+                        ▲                       │
+                        └───── what has more ───┘
 
 What runs next, and when, is `service.policy`'s; this file waits and wakes. It is work-conserving: an idle backend
-starts at once, and what arrives during a run forms the next batch. All state belongs to the event loop's thread, all
-time is the loop's clock (monotonic). A run that takes long happens in a thread, and `_compute` is all that does.
+starts at once, and what arrives during a run forms the next batch. A run is bounded, if sequences can go on from where
+one ended: those that have more steps go to the end of the line, so that no long sequence keeps others waiting for all
+of its time, and one whose client is gone is left where it is. All state belongs to the event loop's thread, all time is
+the loop's clock (monotonic). A run that takes long happens in a thread, and `_compute` is all that does.
 """
 
 import asyncio
@@ -28,12 +32,17 @@ from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
 from service.policy import Cost, Limits
-from service.tensors import Sequences, join_states, pad
+from service.progress import Progress
+from service.tensors import Sequences, State, join_states, pad
 from service.timing import Run, Timing
 
 # A run that is expected to be over within this holds up the event loop less than a thread would: waking it and getting
 # the interpreter's lock back costs 50 us on an idle loop, and up to the switch interval of 5 ms on a busy one.
 SHORT_RUN_S = 2e-3
+
+# What comes during a run waits for it: where sequences can go on in another run, none is expected to take longer. To
+# begin one takes half a millisecond.
+LONG_RUN_S = 50e-3
 
 # A waiter may be anyone's code: one that fails must not end the batcher, and leave all others waiting.
 _NOT_TOLD = "what waits for an answer failed to take it"
@@ -55,7 +64,7 @@ class QueueLimits:
 class _Part:
     """Some sequences of one request that are run together. Satisfies `policy.Waiting`."""
 
-    sequences: Sequences
+    sequences: Sequences  # what is to be computed of it
     rows: int
     steps: int
     longest: int
@@ -64,6 +73,12 @@ class _Part:
     enqueued_s: float
     deadline_s: float
     waiter: "Waiter"
+    progress: Progress | None = None  # once a run has left some of it
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Of all its sequences, in full."""
+        return (self.sequences if self.progress is None else self.progress.whole).lengths
 
 
 @dataclass(slots=True)
@@ -100,9 +115,11 @@ class Batcher:
         metrics: ModelMetrics,
         cost: Cost | None = None,
         cores: Cores | None = None,
+        max_run_steps: int | None = None,
     ) -> None:
         """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H).
 
+        One run is of `max_run_steps` at most, sequences x steps, or of one step; without it sequences run as a whole.
         `cost` says what a run is expected to take. Without it none is short enough for the event loop's thread.
         `cores`: where the other workers, and other models' batchers in this one, see that it computes.
         """
@@ -112,6 +129,7 @@ class Batcher:
         self._queue_limits = queue_limits
         self._metrics = metrics
         self._cost = cost
+        self._max_run_steps = max_run_steps
         self._cores = cores or Cores(1, 1)
         self._busy_poll = BusyPoll(self._cores) if self._cores.number > 1 else None
         self._loop = asyncio.get_running_loop()
@@ -192,14 +210,16 @@ class Batcher:
         deadline_s = now_s + timeout_s
         place = priority or math.inf
         rows, steps = len(piece.lengths), len(piece.values)
-        part = _Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, waiter)
-        self._count_waiting(rows, steps)
-        if not self._waiting or self._waiting[-1].place <= place:
+        self._line_up(_Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, waiter))
+        self._wake()
+        self._watch_deadline(deadline_s)
+
+    def _line_up(self, part: _Part) -> None:
+        self._count_waiting(part.rows, part.steps)
+        if not self._waiting or self._waiting[-1].place <= part.place:
             self._waiting.append(part)
         else:
             insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
-        self._wake()
-        self._watch_deadline(deadline_s)
 
     def refuse_if_full(self) -> None:
         """Raise `QueueFull` if not even one more step may wait: a request need not be read to know that."""
@@ -288,40 +308,58 @@ class Batcher:
         """Compute `parts` here if that takes no longer than handing them over, else in the backend's thread."""
         dispatched = perf_counter()
         self._cores.take()
-        if self._is_short(parts):
+        rows, steps = sum([part.rows for part in parts]), max([part.longest for part in parts])
+        if self._max_run_steps is not None:
+            steps = self._bounded(rows, steps, self._max_run_steps)
+        if self._cost is not None and self._cost(rows, steps) <= SHORT_RUN_S:
             try:
-                done = self._compute(parts, dispatched)
+                done = self._compute(parts, steps, dispatched)
             except Exception as error:
                 self._failed(parts, error)
             else:
-                self._answer(parts, done)
+                self._ran(parts, steps, done)
             return
         self._began_s = self._loop.time()
-        self._thread.submit(self._compute_elsewhere, parts, dispatched)
+        self._thread.submit(self._compute_elsewhere, parts, steps, dispatched)
 
-    def _compute_elsewhere(self, parts: list[_Part], dispatched: float) -> None:
+    def _bounded(self, rows: int, steps: int, max_run_steps: int) -> int:
+        """How many steps of `rows` to run at once."""
+        if rows * steps > max_run_steps:
+            steps = max(1, max_run_steps // rows)
+        if self._cost is not None and (cost_s := self._cost(rows, steps)) > LONG_RUN_S:
+            steps = max(1, int(steps * LONG_RUN_S / cost_s))
+        return steps
+
+    def _compute_elsewhere(self, parts: list[_Part], steps: int, dispatched: float) -> None:
         """In the backend's thread. What came of it is handed over here: a future that is waited for takes longer."""
         try:
-            done = self._compute(parts, dispatched)
+            done = self._compute(parts, steps, dispatched)
         except BaseException as error:  # whatever it is, somebody waits for it
             self._loop.call_soon_threadsafe(self._failed, parts, error)
         else:
-            self._loop.call_soon_threadsafe(self._answer, parts, done)
+            self._loop.call_soon_threadsafe(self._ran, parts, steps, done)
 
-    def _is_short(self, parts: Sequence[_Part]) -> bool:
-        if self._cost is None:
-            return False
-        rows, longest = sum([part.rows for part in parts]), max([part.longest for part in parts])
-        return self._cost(rows, longest) <= SHORT_RUN_S
-
-    def _answer(self, parts: list[_Part], done: list[Computed]) -> None:
-        self._metrics.ran([part.sequences.lengths for part in parts])
+    def _ran(self, parts: list[_Part], steps: int, done: list[Computed | Progress]) -> None:
+        """Answer what is computed; what has more waits again."""
+        self._metrics.ran(
+            [
+                part.sequences.lengths if part.longest <= steps else part.sequences.lengths.clip(max=steps)
+                for part in parts
+            ],
+            [part.lengths for part in parts if part.longest <= steps],
+        )
         for part, result in zip(parts, done, strict=True):
-            if not part.waiter.done():
-                try:
-                    part.waiter.set_result(result)
-                except Exception:
-                    logger.exception(_NOT_TOLD)
+            if part.waiter.done():
+                continue
+            if isinstance(result, Progress):
+                part.progress, rest = result, result.rest
+                part.sequences, part.rows, part.steps, part.longest = rest, len(rest), len(rest.values), rest.longest
+                self._line_up(part)
+                continue
+            try:
+                part.waiter.set_result(result)
+            except Exception:
+                logger.exception(_NOT_TOLD)
         self._finish()
 
     def _failed(self, parts: list[_Part], error: BaseException) -> None:
@@ -342,23 +380,35 @@ class Batcher:
         self._running = []
         self._wake()
 
-    def _compute(self, parts: Sequence[_Part], dispatched: float) -> list[Computed]:
-        """Pad, run, and share out; in the backend's thread if it takes long."""
-        requests = [part.sequences for part in parts]
+    def _compute(self, parts: Sequence[_Part], steps: int, dispatched: float) -> list[Computed | Progress]:
+        """Pad the first `steps` of `parts`, run, and share out; in the backend's thread if it takes long."""
+        requests = [part.sequences if part.longest <= steps else part.sequences.head(steps) for part in parts]
         sequences, lengths = pad(requests)
         state = join_states(requests, self._state_shape)
         names = parts[0].outputs
         for part in parts:
             if part.outputs is not names:
                 names = names | part.outputs
+        if any(part.longest > steps for part in parts):
+            names = names | STATES
         prepared = perf_counter()
         results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), sorted(names))
         run = Run(dispatched, prepared, perf_counter())
-        done, start = [], 0
+        done: list[Computed | Progress] = []
+        start = 0
         for part in parts:
-            stop = start + part.rows
-            done.append(Computed(_share(results, part, slice(start, stop)), run))
-            start = stop
+            rows = slice(start, start + part.rows)
+            start = rows.stop
+            outputs = _share(results, part, rows)
+            if part.longest > steps:
+                progress = part.progress or Progress.begin(part.sequences, run)
+                done.append(progress.after(steps, outputs, State(results["hn"][:, rows], results["cn"][:, rows])))
+            elif part.progress is None:
+                done.append(Computed(outputs, run))
+            else:
+                part.progress.fill_in(outputs)
+                begun = part.progress.begun
+                done.append(Computed(part.progress.outputs, Run(begun.dispatched, begun.prepared, run.inferred)))
         return done
 
     def _watch_deadline(self, deadline_s: float) -> None:

@@ -143,8 +143,8 @@ def measure(
     first = _make_batch(manifest, 1, min(lengths))
     for _ in range(_FIRST_RUNS):  # TorchScript compiles for all shapes; on CUDA, that and what is loaded takes a second
         take_turns(first)
-    while rows <= limits.max_rows and rows * longest <= limits.max_steps:
-        for steps in lengths:
+    while rows <= limits.max_rows:
+        for steps in {min(steps, max(1, limits.max_steps // rows)) for steps in lengths}:
             batches.append(_make_batch(manifest, rows, steps))
             for _ in range(_FIRST_RUNS):
                 take_turns(batches[-1])

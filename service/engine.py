@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from model.bundle import EXAMPLES, Bundle
+from model.bundle import EXAMPLES, Bundle, Manifest
 from service import policy
 from service.backends import Array, Backend, Runtime, load_backend
 from service.backends.all_cores import AllCoresBackend
@@ -26,6 +26,12 @@ from service.tensors import Sequences, State, TraceLevel
 from service.timing import Timing
 from service.trace import Layer, Tracer
 
+# What one run's input adds to the gates of a layer, 4 values for each hidden unit at each step, before it goes through
+# the steps. ONNX Runtime keeps for good what memory that took once: 64 sequences of 1000 steps in two layers of 256
+# brought a process from 80 MB to 710, and in runs of this size to 99. Smaller ones gain little more: to begin one takes
+# 50 us, and several threads want large ones. On one core it takes 10 to 100 ms.
+_MAX_RUN_BYTES = 2**24
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -37,6 +43,7 @@ class Loaded:
     tracer: Tracer
     examples: bytes
     duration_s: float
+    max_run_steps: int | None = None  # as the batcher takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +88,26 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
     start = perf_counter()
     backends = {name: load_backend(bundle, name, runtime) for name in runtime.backends}
     tracer = Tracer(bundle)
-    costs = Costs(measure(backends, bundle, limits.batch, max_steps=limits.max_sequence_length))
+    max_run_steps = _max_run_steps(bundle.manifest, runtime)
+    run_limits = replace(limits.batch, max_steps=min(limits.batch.max_steps, max_run_steps or limits.batch.max_steps))
+    costs = Costs(measure(backends, bundle, run_limits, max_steps=limits.max_sequence_length))
     useful = {name: backends[name] for name in backends if name in costs.chosen_anywhere()}
     backend: Backend = FastestBackend(useful, costs) if len(useful) > 1 else next(iter(useful.values()))
     if runtime.lone_threads > runtime.threads and "onnx" in runtime.backends:
         all_cores = load_backend(bundle, "onnx", replace(runtime, threads=runtime.lone_threads, spins=True))
         measure({"onnx": all_cores}, bundle, Limits(1, 1), max_steps=1)  # only to warm it up
         backend = AllCoresBackend(backend, all_cores, costs, runtime.cores)
-    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start)
+    return Loaded(bundle, backend, costs, tracer, bundle.read(EXAMPLES), perf_counter() - start, max_run_steps)
+
+
+def _max_run_steps(manifest: Manifest, runtime: Runtime) -> int | None:
+    """Sequences x steps of one run at most; None: any number.
+
+    A backward direction begins at the end, and a GPU takes no run that is long.
+    """
+    if manifest.bidirectional or runtime.device != "cpu":
+        return None
+    return _MAX_RUN_BYTES // (4 * manifest.hidden_size * np.dtype(np.float32).itemsize)
 
 
 _PROBABILITIES = frozenset({"probabilities"})
@@ -180,6 +199,7 @@ class Engine:
             metrics=self.metrics,
             cost=loaded.costs,
             cores=cores,
+            max_run_steps=loaded.max_run_steps,
         )
         self._trace_thread = ThreadPoolExecutor(1, thread_name_prefix="trace")
         self.in_use = _Users()

@@ -200,6 +200,7 @@ class ModelMetrics:
         self._is_noted = False
         self._last_run_s = 0.0
         self._runs: list[Sequence[NDArray[np.int64]]] = []
+        self._ended: list[NDArray[np.int64]] = []
         self._answers: list[tuple[Sequence[str], NDArray[np.float32]]] = []
         self._timings: list[Timing] = []
 
@@ -207,9 +208,13 @@ class ModelMetrics:
         """Add to the number of waiting sequences."""
         self._all.queue_changed(by)
 
-    def ran(self, lengths: Sequence[NDArray[np.int64]]) -> None:
-        """Note one model run over sequences of these `lengths` (B), request by request."""
+    def ran(self, lengths: Sequence[NDArray[np.int64]], ended: Sequence[NDArray[np.int64]]) -> None:
+        """Note one model run, and how many steps of each sequence (B) it was of, request by request.
+
+        `ended` are the sequences that are now computed: their lengths in full.
+        """
         self._runs.append(lengths)
+        self._ended += ended
         self._last_run_s = time()
         self._note()
 
@@ -233,10 +238,14 @@ class ModelMetrics:
         """Book all that was noted."""
         self._is_noted = False
         runs, self._runs = self._runs, []
+        ended, self._ended = self._ended, []
         answers, self._answers = self._answers, []
         timings, self._timings = self._timings, []
         if runs:
             self._book_runs(runs)
+        if ended:
+            self._families.sequence_length.observe_all(np.concatenate(ended).astype(np.float64))
+            self._inferences.inc(sum(map(len, ended)))
         if answers:
             self._book_answers(answers)
         if timings:
@@ -254,9 +263,7 @@ class ModelMetrics:
         padded = sizes * np.maximum.reduceat(lengths, starts)
         self._families.batch_size.observe_all(sizes.astype(np.float64))
         self._families.padding_ratio.observe_all(1 - np.add.reduceat(lengths, starts) / padded)
-        self._families.sequence_length.observe_all(lengths.astype(np.float64))
         self._executions.inc(len(runs))
-        self._inferences.inc(len(lengths))
         self._last_inference.set(self._last_run_s)
 
     def _book_answers(self, answers: list[tuple[Sequence[str], NDArray[np.float32]]]) -> None:

@@ -77,6 +77,21 @@ class Sequences:
         steps = [self.values[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
         return Sequences(np.concatenate(steps), lengths, None if self.state is None else self.state.take(rows))
 
+    def head(self, steps: int) -> "Sequences":
+        """The first `steps` of each sequence, or as many as it has."""
+        values = self.values[:steps] if len(self) == 1 else self.values[self._places() < steps]
+        return Sequences(values, np.minimum(self.lengths, steps), self.state)
+
+    def tail(self, steps: int, state: State) -> "Sequences":
+        """What follows the first `steps` of each sequence that has more; `state` is what all of them have reached."""
+        values = self.values[steps:] if len(self) == 1 else self.values[self._places() >= steps]
+        goes_on = np.flatnonzero(self.lengths > steps)
+        return Sequences(values, self.lengths[goes_on] - steps, state.take(goes_on))
+
+    def _places(self) -> NDArray[np.int64]:
+        """Of each of all steps (S), the how many-th of its sequence it is, from 0."""
+        return np.arange(len(self.values)) - np.repeat(self.lengths.cumsum() - self.lengths, self.lengths)
+
 
 def pad(parts: Sequence[Sequences]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Put ragged batches together: zero-padded sequences float32 (B, T, F) and their lengths int64 (B)."""

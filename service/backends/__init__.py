@@ -153,18 +153,15 @@ def _cuda_missing(backend: RuntimeName) -> str:
 
 
 def load_backend(bundle: Bundle, name: RuntimeName, runtime: Runtime) -> Backend:
-    """Load `bundle`'s graph into one of `runtime`'s backends; ONNX on the CPU computes in slices where it can.
+    """Load `bundle`'s graph into one of `runtime`'s backends.
 
     Raises `BundleError` if it is refused, `BackendError` if the device is. Torch is imported if, and only if, `name` is
     TorchScript.
     """
     if name == "onnx":
         from service.backends.onnx import OnnxBackend
-        from service.backends.sliced import SlicedBackend
 
-        backend, manifest = OnnxBackend(bundle, runtime), bundle.manifest
-        is_sliced = runtime.device == "cpu" and not manifest.bidirectional
-        return SlicedBackend(backend, manifest.hidden_size) if is_sliced else backend
+        return OnnxBackend(bundle, runtime)
     from service.backends.torchscript import TorchScriptBackend
 
     return TorchScriptBackend(bundle, runtime)

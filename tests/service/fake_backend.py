@@ -44,7 +44,7 @@ class Gate:
 
 
 class FakeBackend:
-    """Outputs derive from each row's own steps alone; a row that begins with `POISON` fails its whole batch."""
+    """Outputs derive from each row's own steps and state alone; a step that begins with `POISON` fails its batch."""
 
     name: BackendName = "onnx"
     device: DeviceName = "cpu"
@@ -61,11 +61,11 @@ class FakeBackend:
         self.outputs.append(tuple(outputs))
         self.gate.go_through()
         self.finished.append(perf_counter())
-        if (batch.sequences[:, 0, 0] == POISON).any():
+        if (batch.sequences[:, :, 0] == POISON).any():
             raise RuntimeError("poison")
         rows = [
-            expected(row[:length], longest=batch.sequences.shape[1])
-            for row, length in zip(batch.sequences, batch.lengths.tolist(), strict=True)
+            expected(row[:length], longest=batch.sequences.shape[1], h0=batch.h0[:, i], c0=batch.c0[:, i])
+            for i, (row, length) in enumerate(zip(batch.sequences, batch.lengths.tolist(), strict=True))
         ]
         return {name: np.stack([row[name] for row in rows], axis=1 if name in {"hn", "cn"} else 0) for name in outputs}
 
@@ -75,16 +75,28 @@ class FakeBackend:
         return [batch.sequences[:, 0, 0].tolist() for batch in self.batches]
 
 
-def expected(sequence: Array, *, longest: int) -> dict[str, Array]:
-    """What `FakeBackend` gives for one `sequence` (T, F) in a batch whose longest has `longest` steps."""
+BEGINNING = np.zeros(STATE_SHAPE, np.float32)
+
+
+def expected(sequence: Array, *, longest: int, h0: Array = BEGINNING, c0: Array = BEGINNING) -> dict[str, Array]:
+    """What `FakeBackend` gives for one `sequence` (T, F) in a batch whose longest has `longest` steps.
+
+    It goes on from the states (L, H) that it gave for what came before: `hn` has the sum so far, `cn` how it began, how
+    many steps there were and the sum of all values.
+    """
+    began, count, total = c0[0].tolist()
+    if not count:
+        began = sequence[0, 0]
     hidden_states = np.zeros((longest, HIDDEN_SIZE), np.float32)
-    hidden_states[: len(sequence)] = np.cumsum(sequence[:, :1], axis=0) + np.arange(HIDDEN_SIZE)
-    state = np.arange(LAYERS)[:, None] + hidden_states[len(sequence) - 1]
+    hidden_states[: len(sequence)] = h0[0, 0] + np.cumsum(sequence[:, :1], axis=0) + np.arange(HIDDEN_SIZE)
+    hn = (np.arange(LAYERS)[:, None] + hidden_states[len(sequence) - 1]).astype(np.float32)
+    cn = -hn
+    cn[0] = began, count + len(sequence), total + sequence.sum()
     return {
-        "probabilities": np.array([sequence[0, 0], sequence[-1, 0], len(sequence), sequence.sum()], np.float32),
+        "probabilities": np.array([began, sequence[-1, 0], *cn[0, 1:]], np.float32),
         "hidden_states": hidden_states,
-        "hn": state.astype(np.float32),
-        "cn": -state.astype(np.float32),
+        "hn": hn,
+        "cn": cn,
     }
 
 

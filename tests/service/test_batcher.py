@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from time import perf_counter
 
 import fake_clock
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.backends import Array, Batch
-from service.batcher import SHORT_RUN_S, Batcher, Computed, Outputs, QueueLimits
+from service.batcher import LONG_RUN_S, SHORT_RUN_S, Batcher, Computed, Outputs, QueueLimits
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import Metrics
 from service.policy import Cost, Limits
@@ -40,6 +40,7 @@ class Setup:
         queue_rows: int = 100,
         queue_steps: int = 10_000,
         cost: Cost | None = None,
+        max_run_steps: int | None = None,
     ) -> None:
         self.backend = backend or FakeBackend()
         self.metrics = Metrics()
@@ -50,6 +51,7 @@ class Setup:
             queue_limits=QueueLimits(queue_rows, queue_steps),
             metrics=self.metrics.of_model("m", "1"),
             cost=cost,
+            max_run_steps=max_run_steps,
         )
 
     def ask(self, *sequences: Array, timeout_s: float = 30.0, priority: int = 0) -> Answer:
@@ -72,7 +74,7 @@ class Setup:
 
 
 def row(value: float, length: int = 1) -> Array:
-    """A sequence that begins with `value`."""
+    """A sequence that counts on from `value`."""
     return np.arange(value, value + length, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
 
@@ -528,18 +530,21 @@ def test_a_run_computes_what_any_of_its_requests_wants_and_each_gets_its_own() -
 
 
 requests = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12)
+bounds = st.none() | st.integers(1, 20)  # of one run
 
 
 @settings(max_examples=40, deadline=None)
-@given(requests, st.sampled_from([0.0, 1.0]), st.data())
-def test_every_answer_belongs_to_its_request(shapes: list[list[int]], delay_s: float, data: st.DataObject) -> None:
+@given(requests, st.sampled_from([0.0, 1.0]), bounds, st.data())
+def test_every_answer_belongs_to_its_request(
+    shapes: list[list[int]], delay_s: float, bound: int | None, data: st.DataObject
+) -> None:
     async def test(_: FakeClock) -> None:
-        setup = Setup(max_rows=4, max_steps=20, max_delay_s=delay_s)
+        setup = Setup(max_rows=4, max_steps=20, max_delay_s=delay_s, max_run_steps=bound)
         sent = []
         for number, lengths in enumerate(shapes):
             sequences = [row(100 * number + 10 * i, length) for i, length in enumerate(lengths)]
             if number in poisoned:
-                sequences[-1] = row(POISON, lengths[-1])
+                sequences[-1] = row(POISON - lengths[-1] // 2, lengths[-1])
             sent.append((sequences, setup.ask(*sequences)))
             if number in pauses:
                 await settle()
@@ -974,21 +979,21 @@ kinds = st.sampled_from([short, long, per_row])
 
 
 @settings(max_examples=40, deadline=None)
-@given(requests, kinds, st.data())
+@given(requests, kinds, bounds, st.data())
 def test_every_answer_belongs_to_its_request_however_it_is_asked_for(
-    shapes: list[list[int]], cost: Cost, data: st.DataObject
+    shapes: list[list[int]], cost: Cost, bound: int | None, data: st.DataObject
 ) -> None:
     numbers = st.sets(st.integers(0, len(shapes) - 1))
     pauses, leaving, poisoned, submitted = (data.draw(numbers) for _ in range(4))
 
     async def test(_: FakeClock) -> None:
-        setup = Setup(max_rows=4, max_steps=20, cost=cost)
+        setup = Setup(max_rows=4, max_steps=20, cost=cost, max_run_steps=bound)
         told: list[tuple[int, list[Array], _Taker]] = []
         asked: list[tuple[int, list[Array], Answer]] = []
         for number, lengths in enumerate(shapes):
             sequences = [row(100 * number + 10 * i, length) for i, length in enumerate(lengths)]
             if number in poisoned:
-                sequences[-1] = row(POISON, lengths[-1])
+                sequences[-1] = row(POISON - lengths[-1] // 2, lengths[-1])
             taker = _Taker()
             if number in submitted and submit(setup, taker, *sequences):
                 told.append((number, sequences, taker))
@@ -1013,5 +1018,201 @@ def test_every_answer_belongs_to_its_request_however_it_is_asked_for(
             else:
                 assert answers(answer.result(), *sequences)
         assert setup.waiting() == 0
+
+    fake_clock.run(test)
+
+
+def shapes_of(backend: FakeBackend) -> list[tuple[int, int]]:
+    """Sequences and steps of each run."""
+    return [batch.sequences.shape[:2] for batch in backend.batches]
+
+
+def test_what_is_longer_than_a_run_may_be_goes_on_in_the_next() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=8)
+        sequences = row(0, 11), row(100, 3), row(200, 7)
+        assert answers(await setup.ask(*sequences), *sequences)
+        assert shapes_of(setup.backend) == [(3, 2), (3, 2), (2, 4), (1, 3)], "the second ends in the second run"
+        assert [batch.lengths.tolist() for batch in setup.backend.batches] == [[2, 2, 2], [2, 1, 2], [4, 3], [3]]
+
+    fake_clock.run(test)
+
+
+def test_a_run_is_of_one_step_if_no_more_may_be() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=1)
+        assert answers(await setup.ask(row(0, 2), row(5, 2)), row(0, 2), row(5, 2))
+        assert shapes_of(setup.backend) == [(2, 1), (2, 1)]
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("step_s", [LONG_RUN_S / 5, LONG_RUN_S, 3 * LONG_RUN_S])
+def test_no_run_is_expected_to_take_longer_than_what_comes_meanwhile_should_wait(step_s: float) -> None:
+    async def test(_: FakeClock) -> None:
+        for bound in (1000, None):
+            setup = Setup(max_run_steps=bound, cost=lambda _, steps: steps * step_s)
+            assert answers(await setup.ask(row(0, 12)), row(0, 12))
+            most = 12 if bound is None else max(1, int(LONG_RUN_S / step_s))
+            assert {steps for _, steps in shapes_of(setup.backend)[:-1]} <= {most}
+            assert shapes_of(setup.backend)[0] == (1, most)
+
+    fake_clock.run(test)
+
+
+def test_who_comes_while_a_long_one_is_computed_is_answered_before_it() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=4)
+        setup.backend.gate.close()
+        long_one = setup.ask(row(0, 40))
+        await setup.backend.gate.has_been_entered()
+        short_ones = [setup.ask(row(100 * number, 3)) for number in (1, 2)]
+        await settle()
+        setup.backend.gate.open()
+        for number, answer in enumerate(short_ones, 1):
+            assert answers(await answer, row(100 * number, 3))
+        assert not long_one.done()
+        assert answers(await long_one, row(0, 40))
+        assert setup.backend.firsts[:5] == [[0], [100], [200], [4], [8]]
+
+    fake_clock.run(test)
+
+
+def test_a_long_one_and_those_that_keep_coming_take_turns() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=1)
+        answered: list[int] = []
+
+        async def keep_asking() -> None:
+            while not long_one.done():
+                assert answers(await setup.ask(row(100)), row(100))
+                answered.append(100)
+
+        long_one = setup.ask(row(0, 5))
+        askers = [asyncio.create_task(keep_asking()) for _ in range(3)]
+        assert answers(await long_one, row(0, 5))
+        await asyncio.gather(*askers)
+        assert len(answered) < 5 * 5, "each run of the long one is after at most one of each other's"
+
+    fake_clock.run(test)
+
+
+def test_priority_holds_between_the_runs_of_one_request() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=1)
+        setup.backend.gate.close()
+        urgent = setup.ask(row(10, 3), priority=1)
+        await setup.backend.gate.has_been_entered()
+        usual = setup.ask(row(0, 2))
+        await settle()
+        setup.backend.gate.open()
+        await asyncio.gather(urgent, usual)
+        assert setup.backend.firsts == [[10], [11], [12], [0], [1]]
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("leaves", ["gives up", "runs out of time"])
+def test_the_rest_of_what_nobody_waits_for_is_not_computed(leaves: str) -> None:
+    async def test(clock: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=1)
+        setup.backend.gate.close()
+        long_one = setup.ask(row(0, 50), timeout_s=1.0)
+        await setup.backend.gate.has_been_entered()
+        other = setup.ask(row(100))
+        await settle()
+        if leaves == "gives up":
+            long_one.cancel()
+        else:
+            await clock.advance(1.0)
+        setup.backend.gate.open()
+        assert answers(await other, row(100))
+        await settle()
+        assert setup.backend.firsts == [[0], [100]]
+        assert setup.waiting() == 0
+        with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
+            await long_one
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("cost", [short, long])
+def test_one_that_the_model_fails_on_late_leaves_the_others_what_they_had(cost: Cost) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=6, cost=cost)
+        good = [setup.ask(row(100 * number, 9)) for number in (1, 2)]
+        poisoned = setup.ask(row(POISON - 5, 9))
+        for number, answer in enumerate(good, 1):
+            assert answers(await answer, row(100 * number, 9))
+        with pytest.raises(InternalError):
+            await poisoned
+        firsts = list(chain.from_iterable(setup.backend.firsts))
+        assert [firsts.count(began) for began in (100, 200, POISON - 5)] == [1, 1, 1], "none began anew"
+
+    fake_clock.run(test)
+
+
+def test_what_waits_for_its_next_run_counts_as_waiting() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=4, queue_steps=10)
+        setup.backend.gate.close()
+        long_one = setup.ask(row(0, 10))
+        await setup.backend.gate.has_been_entered()
+        setup.backend.gate.entered = threading.Semaphore(0)
+        other = setup.ask(row(100, 5))
+        await settle()
+        assert setup.waiting() == 1
+        setup.backend.gate.open()
+        setup.backend.gate.close()
+        await setup.backend.gate.has_been_entered()
+        assert setup.waiting() == 1
+        with pytest.raises(QueueFull, match="1 sequences of 6 time steps"):
+            await setup.ask(row(200, 5))
+        setup.backend.gate.open()
+        await asyncio.gather(long_one, other)
+        assert setup.waiting() == 0
+
+    fake_clock.run(test)
+
+
+def test_a_request_that_took_several_runs_has_the_first_ones_beginning_and_the_last_ones_end() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=1)
+        timing = Timing()
+        await setup.batcher.infer(request(row(0, 3)), EVERY_OUTPUT, timeout_s=1.0, timing=timing)
+        assert timing.dispatched < timing.prepared < setup.backend.finished[0]
+        assert timing.inferred > setup.backend.finished[-1]
+
+    fake_clock.run(test)
+
+
+def test_each_run_is_counted_and_each_sequence_once() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=4)
+        await setup.ask(row(0, 3), row(100, 5))
+        statistics = setup.metrics.statistics()["m", "1"]
+        assert (statistics.inferences, statistics.executions) == (2, 3)
+        lines = setup.metrics.render().decode().splitlines()
+        for expected_line in (
+            "lstm_batch_size_sum 5.0",
+            "lstm_sequence_length_sum 8.0",
+            "lstm_sequence_length_count 2.0",
+        ):
+            assert expected_line in lines
+
+    fake_clock.run(test)
+
+
+def test_closing_finishes_what_is_halfway() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=1)
+        setup.backend.gate.close()
+        answer = setup.ask(row(0, 4))
+        await setup.backend.gate.has_been_entered()
+        closing = asyncio.create_task(setup.batcher.close())
+        await settle()
+        setup.backend.gate.open()
+        await closing
+        assert answers(await answer, row(0, 4))
 
     fake_clock.run(test)

@@ -1,6 +1,8 @@
 """`service.engine`: real models behind a backend that counts, on a loop with a fake clock."""
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,13 +52,20 @@ class GatedTracer(Tracer):
 class Setup:
     """An engine over the bundle of this kind, and what it is made of."""
 
-    def __init__(self, repository: Path, kind: str = "tiny", limits: EngineLimits = LIMITS) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        kind: str = "tiny",
+        limits: EngineLimits = LIMITS,
+        *,
+        runtime: Runtime = ONNX,
+        max_run_steps: int | None = None,
+    ) -> None:
         bundle = open_bundle(repository / kind / "1")
-        self.backend = CountingBackend(load_backend(bundle, "onnx", ONNX))
+        self.backend = CountingBackend(load_backend(bundle, runtime.backends[0], runtime))
         self.tracer = GatedTracer(bundle)
-        self.engine = Engine(
-            Loaded(bundle, self.backend, SLOW, self.tracer, b"", 0.0), limits=limits, metrics=Metrics()
-        )
+        loaded = Loaded(bundle, self.backend, SLOW, self.tracer, b"", 0.0, max_run_steps)
+        self.engine = Engine(loaded, limits=limits, metrics=Metrics())
 
     def ask(
         self, lengths: list[int], trace: TraceLevel | None = None, *, timeout_s: float = 30.0, seed: int = 0
@@ -277,15 +286,94 @@ def test_the_shapes_to_come_are_run_before_anything_is_served(
     monkeypatch.setattr(engine_module, "load_backend", lambda *_: backend)
     data = bundle.manifest.data
     limits = EngineLimits(Limits(8, 42), QueueLimits(9, 900), max_sequence_length=6, max_trace_values=9)
-    assert (data.min_length, data.max_length) == (
-        2,
-        8,
-    )  # so the limits cut the longest to 6, and 8 of those are too many
+    assert (data.min_length, data.max_length) == (2, 8)  # so the limits cut the longest to 6, and of 8 to 5
     loaded = load(bundle, ONNX, limits)
 
     def shape(batch: Batch) -> tuple[int, ...]:
         return batch.sequences.shape[:2]
 
-    assert {shape(batch) for batch in backend.batches} == {(rows, steps) for rows in (1, 2, 4) for steps in (1, 6)}
+    shapes = {(rows, steps) for rows in (1, 2, 4) for steps in (1, 6)} | {(8, 1), (8, 5)}
+    assert {shape(batch) for batch in backend.batches} == shapes
     assert loaded.costs.timings["onnx"].keys() == {shape(batch) for batch in backend.batches}
     assert loaded.duration_s > 0
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [ONNX, Runtime(("torchscript",), "cpu", 1), Runtime(("onnx",), "cpu", 1, "int8")],
+    ids=["onnx", "torchscript", "int8"],
+)
+@pytest.mark.parametrize("kind", ["tiny", "stacked"])
+def test_what_takes_several_runs_is_answered_as_in_one(repository: Path, kind: str, runtime: Runtime) -> None:
+    tolerance = 0 if runtime.precision == "int8" else 1e-6
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 40), st.integers(0, 99))
+    def invariant(lengths: list[int], max_run_steps: int, seed: int) -> None:
+        async def test(_: FakeClock) -> None:
+            whole = Setup(repository, kind, runtime=runtime)
+            query = Query(make_sequences(lengths, seed), 30, frozenset(whole.engine.manifest.outputs), "gates")
+            expected = await whole.engine.predict(query, Timing())
+            bounded = Setup(repository, kind, runtime=runtime, max_run_steps=max_run_steps)
+            got = await bounded.engine.predict(query, Timing())
+            assert got.outputs.keys() == expected.outputs.keys()
+            for name, array in got.outputs.items():
+                assert array.dtype == np.float32
+                assert array.flags.c_contiguous
+                np.testing.assert_allclose(array, expected.outputs[name], rtol=0, atol=tolerance, err_msg=name)
+                padding = array[expected.outputs[name].view(np.int32) == 0]
+                assert not padding.view(np.int32).any(), "zeros in the padding, no -0.0"
+            assert got.traces
+            assert expected.traces
+            for of_one, as_expected in zip(got.traces, expected.traces, strict=True):
+                for layer, same in zip(of_one, as_expected, strict=True):
+                    np.testing.assert_allclose(layer.values, same.values, rtol=0, atol=1e-5, err_msg=layer.name)
+            batches = bounded.backend.batches
+            assert all(
+                rows * steps <= max(rows, max_run_steps) for rows, steps, _ in (one.sequences.shape for one in batches)
+            )
+            assert sum(int(batch.lengths.sum()) for batch in batches) == sum(lengths), "each step once"
+
+        fake_clock.run(test)
+
+    invariant()
+
+
+@pytest.mark.parametrize(("kind", "is_bounded"), [("tiny", True), ("stacked", True), ("both", False)])
+def test_a_run_is_bounded_unless_the_network_has_a_backward_direction(
+    repository: Path, kind: str, *, is_bounded: bool
+) -> None:
+    limits = replace(LIMITS, batch=Limits(2, 200))
+    loaded = load(open_bundle(repository / kind / "1"), ONNX, limits)
+    assert loaded.max_run_steps == (2**24 // (4 * 4 * 4) if is_bounded else None), "of 4 gates of 4 units of 4 bytes"
+
+
+def test_long_sequences_take_no_more_memory_than_short_ones(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, hidden_size=128, num_layers=2)
+    script = f"""
+import asyncio
+from pathlib import Path
+import numpy as np
+from model.bundle import open_bundle
+from service.backends import Runtime
+from service.batcher import QueueLimits
+from service.engine import Engine, EngineLimits, Query, load
+from service.metrics import Metrics
+from service.policy import Limits
+from service.tensors import Sequences
+from service.timing import Timing
+
+async def main():
+    limits = EngineLimits(Limits(64, 65_536), QueueLimits(64, 65_536), max_sequence_length=1000, max_trace_values=1)
+    loaded = load(open_bundle(Path({str(bundle.folder)!r})), Runtime(("onnx",), "cpu", 1), limits)
+    engine = Engine(loaded, limits=limits, metrics=Metrics())
+    for steps in (100, 1000):
+        sequences = Sequences(np.zeros((64 * steps, 3), np.float32), np.full(64, steps))
+        await engine.predict(Query(sequences, 60), Timing())
+        print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+
+asyncio.run(main())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    short_kb, long_kb = map(int, ran.stdout.split())
+    assert long_kb - short_kb < 20_000, "as a whole it takes 290 MB more"

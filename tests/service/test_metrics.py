@@ -81,7 +81,8 @@ def metrics() -> Metrics:
     made.dropped("deadline")
     made.queue_changed(3)
     made.queue_changed(-1)
-    of_model.ran([np.array([4]), np.array([2, 2])])
+    of_model.ran([np.array([4]), np.array([2, 2])], [np.array([2, 2])])
+    of_model.ran([np.array([3])], [np.array([7])])
     of_model.predicted(("a", "b"), np.array([[0.25, 0.75], [0.5, 0.5], [0.125, 0.875]], np.float32))
     made.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     made.load_failed("m")
@@ -106,9 +107,9 @@ def test_each_call_is_booked_in_base_units(metrics: Metrics) -> None:
     assert value(metrics, "lstm_rejected_total", reason="queue_full") == 1
     assert value(metrics, "lstm_dropped_total", reason="deadline") == 1
     assert value(metrics, "lstm_queue_size") == 2
-    assert value(metrics, "lstm_batch_size_sum") == 3
+    assert value(metrics, "lstm_batch_size_sum") == 4, "in two runs"
     assert value(metrics, "lstm_batch_padding_ratio_sum") == pytest.approx(1 - 8 / 12)
-    assert value(metrics, "lstm_sequence_length_sum") == 8
+    assert value(metrics, "lstm_sequence_length_sum") == 11, "in full, though a run was of 4 of its 7 steps"
     assert value(metrics, "lstm_sequence_length_count") == 3
     assert value(metrics, "lstm_predictions_total", model="m", version="1", label="a") == 1
     assert value(metrics, "lstm_predictions_total", model="m", version="1", label="b") == 2
@@ -118,10 +119,10 @@ def test_each_call_is_booked_in_base_units(metrics: Metrics) -> None:
 
 
 def test_statistics_are_read_back_by_model_version(metrics: Metrics) -> None:
-    metrics.of_model("m", "2").ran([np.array([1])])
+    metrics.of_model("m", "2").ran([np.array([1])], [np.array([1])])
     statistics = metrics.statistics()
     first, second = statistics["m", "1"], statistics["m", "2"]
-    assert (first.inferences, first.executions, second.inferences, second.executions) == (3, 1, 1, 1)
+    assert (first.inferences, first.executions, second.inferences, second.executions) == (3, 2, 1, 1)
     assert first.last_inference_s > 1e9
     assert first.requests == {"success": Total(1, 21.0), "fail": Total(1, 7.0)}
     assert first.stages == {stage: Total(1, float(seconds)) for seconds, stage in enumerate(STAGES, 1)}
@@ -146,7 +147,7 @@ def test_booking_many_at_once_is_the_same_as_one_by_one(lengths: list[int]) -> N
     one_by_one = Histogram(name, "", buckets=bounds(metrics, name), registry=None)
     for length in lengths:
         one_by_one.observe(length)
-    metrics.of_model("m", "1").ran([np.array(lengths)])
+    metrics.of_model("m", "1").ran([np.array(lengths)], [np.array(lengths)])
     expected = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in one_by_one.collect()
@@ -170,7 +171,7 @@ from service.metrics import Metrics
 def work():
     metrics = Metrics()
     metrics.answered(model="m", version="1", api="v1", status=200)
-    metrics.of_model("m", "1").ran([np.array([2, 3])])
+    metrics.of_model("m", "1").ran([np.array([2, 3])], [np.array([2, 3])])
     metrics.queue_changed(4)
     metrics.loaded(model="m", version="1", backend="onnx", device="cpu", duration_s=0.5)
     return metrics
@@ -231,7 +232,7 @@ def serve_and_retire(metrics: Metrics, version: int, *, retire: bool = True) -> 
     where = {"model": "m", "version": str(version), "backend": "onnx", "device": "cpu"}
     metrics.loaded(**where, duration_s=0.5)
     of_model = metrics.of_model("m", str(version))
-    of_model.ran([np.array([4])])
+    of_model.ran([np.array([4])], [np.array([4])])
     of_model.predicted(("a", "b"), np.array([[0.25, 0.75]], np.float32))
     of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
     of_model.failed(1.0)
@@ -323,7 +324,7 @@ def test_what_was_noted_is_complete_in_a_scrape_however_much_it_is() -> None:
     for number in range(100):
         of_model = models[number % 2]
         metrics.queue_changed(1)
-        of_model.ran([np.array([2, 3]), np.array([1])])
+        of_model.ran([np.array([2, 3]), np.array([1])], [np.array([2, 3]), np.array([1])])
         of_model.predicted(("a", "b"), np.array([[0.25, 0.75]] * 3, np.float32))
         of_model.succeeded(Timing(0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0))
         metrics.answered(model="m", version=str(number % 2 + 1), api="v1", status=200)
@@ -368,7 +369,7 @@ def test_there_is_one_timer_for_all_that_is_noted_and_none_after_a_scrape() -> N
     async def test(_: FakeClock) -> None:
         metrics = Metrics()
         for _ in range(3):
-            metrics.of_model("m", "1").ran([np.array([1])])
+            metrics.of_model("m", "1").ran([np.array([1])], [np.array([1])])
             metrics.queue_changed(1)
         metrics.render()
         timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service import tensors
 from service.errors import InvalidRequest
-from service.tensors import PredictDecoder, PredictRequest, Sequences, encode_json, pad
+from service.tensors import PredictDecoder, PredictRequest, Sequences, State, encode_json, pad
 
 FLOAT32_MAX = 3.4028234663852886e38
 
@@ -444,6 +444,31 @@ def test_taking_rows_keeps_the_order_that_was_asked_for() -> None:
     every = list(sequences)
     for one, expected in zip(taken, [every[2], every[0]], strict=True):
         np.testing.assert_array_equal(one, expected)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 10))
+def test_a_head_and_its_tail_are_the_whole(lengths: list[int], steps: int) -> None:
+    whole = make_sequences(*lengths)
+    reached = State(*np.arange(2 * 3 * len(lengths), dtype=np.float32).reshape(2, 1, len(lengths), 3))
+    head = whole.head(steps)
+    for one, of_whole in zip(head, whole, strict=True):
+        np.testing.assert_array_equal(one, of_whole[:steps])
+    goes_on = [row for row, length in enumerate(lengths) if length > steps]
+    if not goes_on:
+        return
+    tail = whole.tail(steps, reached)
+    for one, row in zip(tail, goes_on, strict=True):
+        np.testing.assert_array_equal(one, list(whole)[row][steps:])
+    assert tail.longest == max(lengths) - steps
+    assert tail.state is not None
+    np.testing.assert_array_equal(tail.state.h0, reached.h0[:, goes_on])
+    np.testing.assert_array_equal(tail.state.c0, reached.c0[:, goes_on])
+
+
+def test_a_head_begins_with_the_states_of_the_whole() -> None:
+    state = State(np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32))
+    whole = Sequences(np.zeros((5, 2), np.float32), np.array([2, 3]), state)
+    assert whole.head(1).state is state
 
 
 def test_arrays_are_encoded_as_the_shortest_decimal_of_their_float32() -> None:
