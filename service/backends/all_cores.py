@@ -16,7 +16,7 @@ from service.policy import Cost
 
 _WORTH_WAKING_S = 3e-4  # what takes less
 # What takes more would be in the way of whatever comes meanwhile; and the session of a network with a backward
-# direction, which has no slices, would keep its memory for good. Without an arena such runs took 1.6 times as long.
+# direction, whose runs are not bounded, would keep its memory for good. Without an arena they took 1.6 times as long.
 _TOO_LONG_S = 0.02
 # What a run takes, as a share of what is expected on one worker's share of the cores. Whatever is not known is tried;
 # none is for a while once the runs of late, of which one that was disturbed counts for little, were not worth it.

@@ -37,7 +37,7 @@ def wait_until(is_so: Callable[[], bool], service: ServiceProcess) -> None:
 
 def test_a_run_that_hangs_gets_its_504_and_its_worker_is_replaced(tmp_path: Path) -> None:
     # What takes far longer than LSTM_HANG_TIMEOUT_S is to the service what never ends.
-    make_bundle(tmp_path, "slow", input_size=2, hidden_size=1024)
+    make_bundle(tmp_path, "slow", input_size=2, hidden_size=1024, bidirectional=True)
     settings = ("--workers=2", "--hang-timeout-s=1", "--request-timeout-ms=500", "--backend=onnx", "--threads=1")
     with running_service(tmp_path, *settings) as service:
         service.wait_until("/health/ready", 200)

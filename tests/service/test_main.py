@@ -178,7 +178,7 @@ def test_what_cannot_start_in_a_workers_place_is_tried_again_ever_more_rarely(re
 
 
 def test_sigterm_ends_a_lone_worker_whose_run_hangs(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "slow", input_size=2, hidden_size=1024)
+    make_bundle(tmp_path, "slow", input_size=2, hidden_size=1024, bidirectional=True)
     settings = ("--workers=1", "--drain-timeout-s=1", "--backend=onnx", "--threads=1", "--max-batch-steps=131072")
     with running_service(tmp_path, *settings) as service:
         service.wait_until("/health/ready", 200)
