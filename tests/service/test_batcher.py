@@ -1195,10 +1195,23 @@ def test_each_run_is_counted_and_each_sequence_once() -> None:
         lines = setup.metrics.render().decode().splitlines()
         for expected_line in (
             "lstm_batch_size_sum 5.0",
+            "lstm_batch_padding_ratio_sum 0.25",
             "lstm_sequence_length_sum 8.0",
             "lstm_sequence_length_count 2.0",
         ):
             assert expected_line in lines
+
+    fake_clock.run(test)
+
+
+def test_states_are_kept_between_runs_though_nobody_asked_for_them() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_run_steps=4)
+        wanted = frozenset({"probabilities"})
+        outputs = await setup.batcher.infer(request(row(1, 9)), wanted, timeout_s=1.0, timing=Timing())
+        assert outputs.keys() == wanted
+        np.testing.assert_array_equal(outputs["probabilities"][0], expected(row(1, 9), longest=9)["probabilities"])
+        assert setup.backend.outputs == [("cn", "hn", "probabilities")] * 2 + [("probabilities",)]
 
     fake_clock.run(test)
 

@@ -348,15 +348,25 @@ def test_a_run_is_bounded_unless_the_network_has_a_backward_direction(
     assert loaded.max_run_steps == (2**24 // (4 * 4 * 4) if is_bounded else None), "of 4 gates of 4 units of 4 bytes"
 
 
+def test_no_larger_run_is_timed_than_will_be_made(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_MAX_RUN_BYTES", 9 * 4 * 4 * 4)
+    loaded = load(open_bundle(repository / "tiny" / "1"), ONNX, LIMITS)
+    shapes = loaded.costs.timings["onnx"].keys()
+    assert max(rows * steps for rows, steps in shapes) <= loaded.max_run_steps == 9
+    assert max(rows for rows, _ in shapes) == 8
+
+
 def test_long_sequences_take_no_more_memory_than_short_ones(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, hidden_size=128, num_layers=2)
     script = f"""
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from model.bundle import open_bundle
 from service.backends import Runtime
 from service.batcher import QueueLimits
+from service.costs import Costs
 from service.engine import Engine, EngineLimits, Query, load
 from service.metrics import Metrics
 from service.policy import Limits
@@ -366,7 +376,8 @@ from service.timing import Timing
 async def main():
     limits = EngineLimits(Limits(64, 65_536), QueueLimits(64, 65_536), max_sequence_length=1000, max_trace_values=1)
     loaded = load(open_bundle(Path({str(bundle.folder)!r})), Runtime(("onnx",), "cpu", 1), limits)
-    engine = Engine(loaded, limits=limits, metrics=Metrics())
+    cheap = Costs({{"onnx": {{(1, 1): 1e-9}}}})  # so that 64 run together, and no bound on time is met
+    engine = Engine(replace(loaded, costs=cheap), limits=limits, metrics=Metrics())
     for steps in (100, 1000):
         sequences = Sequences(np.zeros((64 * steps, 3), np.float32), np.full(64, steps))
         await engine.predict(Query(sequences, 60), Timing())
