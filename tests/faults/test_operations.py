@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -54,6 +56,19 @@ def test_a_run_that_hangs_gets_its_504_and_its_worker_is_replaced(tmp_path: Path
         for _ in range(10):  # connections of their own, so that both workers answer
             assert httpx.post(f"{service.url}/v1/predict", json=good, timeout=LIMIT_S).status_code == 200
     assert any("is taken to hang" in line for line in service.log)
+
+
+def test_a_short_sequence_does_not_wait_for_all_of_a_long_one(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "deep", input_size=2, hidden_size=256, num_layers=2)
+    with running_service(tmp_path, ONNX_ALONE, "--workers=1") as service, ThreadPoolExecutor(1) as client:
+        service.wait_until("/health/ready", 200)
+        long_ones = json.dumps({"sequences": np.zeros((32, 2000, 2)).tolist()})
+        answer = client.submit(httpx.post, f"{service.url}/v1/predict", content=long_ones, timeout=LIMIT_S)
+        service.wait_until("/metrics", 200, lambda metrics: re.search(r"lstm_executions_total.* [1-9]", metrics.text))
+        short_one = httpx.post(f"{service.url}/v1/predict", json={"sequences": [[[0.1, 0.2]]]}, timeout=LIMIT_S)
+        assert short_one.status_code == 200
+        assert not answer.done()
+        assert answer.result().status_code == 200
 
 
 JUMPING_CLOCK = """
