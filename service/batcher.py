@@ -4,11 +4,10 @@
                         ▲                       │
                         └───── what has more ───┘
 
-What runs next, and when, is `service.policy`'s; this file waits and wakes. It is work-conserving: an idle backend
-starts at once, and what arrives during a run forms the next batch. A run is bounded, if sequences can go on from where
-one ended: those that have more steps go to the end of the line, so that no long sequence keeps others waiting for all
-of its time, and one whose client is gone is left where it is. All state belongs to the event loop's thread, all time is
-the loop's clock (monotonic). A run that takes long happens in a thread, and `_compute` is all that does.
+What runs next, how much of it, and when, is `service.policy`'s; this file waits and wakes. It is work-conserving: an
+idle backend starts at once, and what arrives during a run forms the next batch. What has more steps than a run waits
+for another, unless its client is gone. All state belongs to the event loop's thread, all time is the loop's clock
+(monotonic). A run that takes long happens in a thread, and `compute` is all that does.
 """
 
 import asyncio
@@ -20,34 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service import policy
-from service.backends import STATES, Array, Backend, Batch, index_of
+from service.backends import Backend
 from service.busy_poll import BusyPoll
 from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
+from service.parts import Computed, Outputs, Part, Waiter, compute, join
 from service.policy import Cost, Limits
 from service.progress import Progress
-from service.tensors import Sequences, State, join_states, pad
-from service.timing import Run, Timing
+from service.tensors import Sequences
+from service.timing import Timing
 
 # A run that is expected to be over within this holds up the event loop less than a thread would: waking it and getting
 # the interpreter's lock back costs 50 us on an idle loop, and up to the switch interval of 5 ms on a busy one.
 SHORT_RUN_S = 2e-3
 
-# What comes during a run waits for it: where sequences can go on in another run, none is expected to take longer. To
-# begin one takes half a millisecond.
-LONG_RUN_S = 50e-3
-
 # A waiter may be anyone's code: one that fails must not end the batcher, and leave all others waiting.
 _NOT_TOLD = "what waits for an answer failed to take it"
-
-Outputs = dict[str, Array]
 
 logger = logging.getLogger(__name__)
 
@@ -58,48 +48,6 @@ class QueueLimits:
 
     max_rows: int
     max_steps: int
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """Some sequences of one request that are run together. Satisfies `policy.Waiting`."""
-
-    sequences: Sequences  # what is to be computed of it
-    rows: int
-    steps: int
-    longest: int
-    outputs: frozenset[str]
-    place: float  # in line: 1 goes before 2, what came without a priority is last
-    enqueued_s: float
-    deadline_s: float
-    waiter: "Waiter"
-    progress: Progress | None = None  # once a run has left some of it
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Of all its sequences, in full."""
-        return (self.sequences if self.progress is None else self.progress.whole).lengths
-
-
-@dataclass(slots=True)
-class Computed:
-    """A part's own rows of its own outputs, and the run that computed them."""
-
-    outputs: Outputs
-    run: Run
-
-
-class Waiter(Protocol):
-    """Who waits for a part: a future, or who wants to be called at once, without a turn of the loop between."""
-
-    def done(self) -> bool:
-        """Whether it waits no more: it has what it waited for, or was cancelled."""
-
-    def set_result(self, result: Computed, /) -> None:
-        """Take what was computed."""
-
-    def set_exception(self, exception: ServiceError, /) -> None:
-        """Learn why nothing was."""
 
 
 class Batcher:
@@ -119,7 +67,7 @@ class Batcher:
     ) -> None:
         """Batch for `backend`, whose initial states are `(L*D, B, H)` with `state_shape` = (L*D, H).
 
-        One run is of `max_run_steps` at most, sequences x steps, or of one step; without it sequences run as a whole.
+        `max_run_steps` bounds a run as `policy.steps_at_once` does; without it all of a batch's steps are one run.
         `cost` says what a run is expected to take. Without it none is short enough for the event loop's thread.
         `cores`: where the other workers, and other models' batchers in this one, see that it computes.
         """
@@ -134,12 +82,13 @@ class Batcher:
         self._busy_poll = BusyPoll(self._cores) if self._cores.number > 1 else None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backend")
-        self._waiting: list[_Part] = []
+        self._waiting: list[Part] = []
         self._waiting_rows = 0
         self._waiting_steps = 0
-        self._running: list[_Part] = []
+        self._running: list[Part] = []
         self._began_s = 0.0
-        self._retries: list[list[_Part]] = []  # halves of a batch that failed; they go before all that waits
+        self._retries: list[list[Part]] = []  # halves of a batch that failed; they go before all that waits
+        self._was_between = False  # the last run, between two of what has begun
         self._next_step: asyncio.Handle | None = None
         self._delay_timer: asyncio.Handle | None = None
         self._deadline_timer: asyncio.Handle | None = None
@@ -153,7 +102,7 @@ class Batcher:
 
         `priority` 1 goes first, 2 next, and so on; 0, which is none, goes last.
         Raises `QueueFull`, `TooLarge`, `Unavailable`, `DeadlineExceeded`, or `InternalError` if the runtime fails on
-        just these. Cancelling it drops what has not begun to run. Fills the marks of `timing` up to `inferred`.
+        just these. Cancelling it drops what is not running. Fills the marks of `timing` up to `inferred`.
         """
         timing.decoded = perf_counter()
         self._refuse_if_too_much(sequences)  # before it is looked at row by row
@@ -169,7 +118,7 @@ class Batcher:
             while futures:  # none stays: an error's traceback has this frame, and would have the error through it
                 futures.pop().cancel()  # if it is not done: this request is given up
         timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
-        return done[0].outputs if len(done) == 1 else _join(rows, [part.outputs for part in done])
+        return done[0].outputs if len(done) == 1 else join(rows, [part.outputs for part in done])
 
     def submit(
         self, sequences: Sequences, outputs: frozenset[str], waiter: Waiter, *, timeout_s: float, priority: int = 0
@@ -210,16 +159,16 @@ class Batcher:
         deadline_s = now_s + timeout_s
         place = priority or math.inf
         rows, steps = len(piece.lengths), len(piece.values)
-        self._line_up(_Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, waiter))
+        self._line_up(Part(piece, rows, steps, piece.longest, outputs, place, now_s, deadline_s, waiter))
         self._wake()
         self._watch_deadline(deadline_s)
 
-    def _line_up(self, part: _Part) -> None:
+    def _line_up(self, part: Part) -> None:
         self._count_waiting(part.rows, part.steps)
-        if not self._waiting or self._waiting[-1].place <= part.place:
+        if not self._waiting or (self._waiting[-1].place <= part.place and not part.has_begun):
             self._waiting.append(part)
-        else:
-            insort(self._waiting, part, key=lambda waiting: waiting.place)  # behind those of the same place
+        else:  # behind those of the same place, but what has begun before those that have not
+            insort(self._waiting, part, key=lambda waiting: (waiting.place, not waiting.has_begun))
 
     def refuse_if_full(self) -> None:
         """Raise `QueueFull` if not even one more step may wait: a request need not be read to know that."""
@@ -256,7 +205,7 @@ class Batcher:
         self._waiting_steps += steps
         self._metrics.queue_changed(rows)
 
-    def _leave_queue(self, parts: Sequence[_Part]) -> None:
+    def _leave_queue(self, parts: Sequence[Part]) -> None:
         if not parts:
             return
         if len(parts) == len(self._waiting):
@@ -282,7 +231,7 @@ class Batcher:
     def _step(self) -> None:
         """Begin the next run, or see to it that it begins in time; nothing runs now."""
         self._next_step = None
-        parts: list[_Part] = []
+        parts: list[Part] = []
         while self._retries and not parts:
             parts = [part for part in self._retries.pop() if not part.waiter.done()]
         self._running = parts or self._choose()
@@ -291,7 +240,7 @@ class Batcher:
         elif self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
-    def _choose(self) -> list[_Part]:
+    def _choose(self) -> list[Part]:
         """Take the next batch out of the queue. It is empty if none is due, and then a timer is set."""
         self._purge()
         if not self._waiting:
@@ -300,20 +249,29 @@ class Batcher:
         if delay_s > 0:
             self._delay_timer = self._loop.call_later(delay_s, self._wake)
             return []
-        batch = [self._waiting[position] for position in policy.select(self._waiting, self._limits, self._cost)]
-        self._leave_queue(batch)
-        return batch
+        batch = self._between() or policy.select(self._waiting, self._limits, self._cost)
+        parts = [self._waiting[position] for position in batch]
+        self._leave_queue(parts)
+        return parts
 
-    def _run(self, parts: list[_Part]) -> None:
+    def _between(self) -> list[int]:
+        """The positions of those who go before what has begun; it is their turn every other time."""
+        positions: list[int] = []
+        if self._max_run_steps is not None and self._waiting[0].has_begun and not self._was_between:
+            positions = policy.go_between(self._waiting, self._limits, self._max_run_steps, self._cost)
+        self._was_between = bool(positions)
+        return positions
+
+    def _run(self, parts: list[Part]) -> None:
         """Compute `parts` here if that takes no longer than handing them over, else in the backend's thread."""
         dispatched = perf_counter()
         self._cores.take()
         rows, steps = sum([part.rows for part in parts]), max([part.longest for part in parts])
         if self._max_run_steps is not None:
-            steps = self._bounded(rows, steps, self._max_run_steps)
+            steps = policy.steps_at_once(rows, steps, self._max_run_steps, self._cost)
         if self._cost is not None and self._cost(rows, steps) <= SHORT_RUN_S:
             try:
-                done = self._compute(parts, steps, dispatched)
+                done = compute(parts, steps, self._backend, self._state_shape, dispatched)
             except Exception as error:
                 self._failed(parts, error)
             else:
@@ -322,24 +280,16 @@ class Batcher:
         self._began_s = self._loop.time()
         self._thread.submit(self._compute_elsewhere, parts, steps, dispatched)
 
-    def _bounded(self, rows: int, steps: int, max_run_steps: int) -> int:
-        """How many steps of `rows` to run at once."""
-        if rows * steps > max_run_steps:
-            steps = max(1, max_run_steps // rows)
-        if self._cost is not None and (cost_s := self._cost(rows, steps)) > LONG_RUN_S:
-            steps = max(1, int(steps * LONG_RUN_S / cost_s))
-        return steps
-
-    def _compute_elsewhere(self, parts: list[_Part], steps: int, dispatched: float) -> None:
+    def _compute_elsewhere(self, parts: list[Part], steps: int, dispatched: float) -> None:
         """In the backend's thread. What came of it is handed over here: a future that is waited for takes longer."""
         try:
-            done = self._compute(parts, steps, dispatched)
+            done = compute(parts, steps, self._backend, self._state_shape, dispatched)
         except BaseException as error:  # whatever it is, somebody waits for it
             self._loop.call_soon_threadsafe(self._failed, parts, error)
         else:
             self._loop.call_soon_threadsafe(self._ran, parts, steps, done)
 
-    def _ran(self, parts: list[_Part], steps: int, done: list[Computed | Progress]) -> None:
+    def _ran(self, parts: list[Part], steps: int, done: list[Computed | Progress]) -> None:
         """Answer what is computed; what has more waits again."""
         self._metrics.ran(
             [
@@ -352,8 +302,7 @@ class Batcher:
             if part.waiter.done():
                 continue
             if isinstance(result, Progress):
-                part.progress, rest = result, result.rest
-                part.sequences, part.rows, part.steps, part.longest = rest, len(rest), len(rest.values), rest.longest
+                part.go_on(result)
                 self._line_up(part)
                 continue
             try:
@@ -362,7 +311,7 @@ class Batcher:
                 logger.exception(_NOT_TOLD)
         self._finish()
 
-    def _failed(self, parts: list[_Part], error: BaseException) -> None:
+    def _failed(self, parts: list[Part], error: BaseException) -> None:
         """Have each half run by itself, until the part at fault is alone."""
         if len(parts) > 1:
             logger.warning("a batch of %d requests failed, retrying its halves: %s", len(parts), error)
@@ -379,37 +328,6 @@ class Batcher:
             self._busy_poll.begin()
         self._running = []
         self._wake()
-
-    def _compute(self, parts: Sequence[_Part], steps: int, dispatched: float) -> list[Computed | Progress]:
-        """Pad the first `steps` of `parts`, run, and share out; in the backend's thread if it takes long."""
-        requests = [part.sequences if part.longest <= steps else part.sequences.head(steps) for part in parts]
-        sequences, lengths = pad(requests)
-        state = join_states(requests, self._state_shape)
-        names = parts[0].outputs
-        for part in parts:
-            if part.outputs is not names:
-                names = names | part.outputs
-        if any(part.longest > steps for part in parts):
-            names = names | STATES
-        prepared = perf_counter()
-        results = self._backend.run(Batch(sequences, lengths, state.h0, state.c0), sorted(names))
-        run = Run(dispatched, prepared, perf_counter())
-        done: list[Computed | Progress] = []
-        start = 0
-        for part in parts:
-            rows = slice(start, start + part.rows)
-            start = rows.stop
-            outputs = _share(results, part, rows)
-            if part.longest > steps:
-                progress = part.progress or Progress.begin(part.sequences, run)
-                done.append(progress.after(steps, outputs, State(results["hn"][:, rows], results["cn"][:, rows])))
-            elif part.progress is None:
-                done.append(Computed(outputs, run))
-            else:
-                part.progress.fill_in(outputs)
-                begun = part.progress.begun
-                done.append(Computed(part.progress.outputs, Run(begun.dispatched, begun.prepared, run.inferred)))
-        return done
 
     def _watch_deadline(self, deadline_s: float) -> None:
         """See to it that `_expire` runs at `deadline_s` or before: one timer for all requests."""
@@ -434,30 +352,8 @@ class Batcher:
             self._watch_deadline(min(alive))
 
 
-def _refuse(part: _Part, error: ServiceError) -> None:
+def _refuse(part: Part, error: ServiceError) -> None:
     try:
         part.waiter.set_exception(error)
     except Exception:
         logger.exception(_NOT_TOLD)
-
-
-def _share(outputs: Outputs, part: _Part, rows: slice) -> Outputs:
-    """Views of a part's `rows` of a run's outputs, cut to its own longest sequence."""
-    share = {}
-    for name in part.outputs:
-        array = outputs[name]
-        share[name] = array[rows] if array.ndim == 2 else array[index_of(name, array.ndim, rows, slice(part.longest))]
-    return share
-
-
-def _join(rows: Sequence[NDArray[np.int64]], parts: Sequence[Outputs]) -> Outputs:
-    """Put the parts of a split request together: row i of a part belongs at `rows[part][i]`."""
-    joined = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        shape = np.max([array.shape for array in arrays], axis=0)
-        shape[1 if name in STATES else 0] = sum(len(part_rows) for part_rows in rows)
-        joined[name] = np.zeros(shape, np.float32)
-        for part_rows, array in zip(rows, arrays, strict=True):
-            joined[name][index_of(name, array.ndim, part_rows, slice(array.shape[1]))] = array
-    return joined

@@ -1,8 +1,9 @@
 """What a run costs on this machine, measured while a model is loaded; which also warms it up.
 
-Three decisions rest on it: which runtime computes a batch (`service.backends.fastest`), how many sequences make a run
+Four decisions rest on it: which runtime computes a batch (`service.backends.fastest`), how many sequences make a run
 worth while (`service.policy`: a runtime can be slower, per sequence, at 64 of them than at 8, when what is between its
-layers no longer fits the cache), and whether a run is short enough for the event loop's own thread (`service.batcher`).
+layers no longer fits the cache), how many of their steps it computes, and whether it is short enough for the event
+loop's own thread (`service.batcher`).
 """
 
 import math
@@ -125,7 +126,6 @@ def measure(
     """
     manifest = bundle.manifest
     longest = min(max(manifest.data.max_length, _STEPS), max_steps)
-    lengths = {max(1, min(manifest.data.min_length, longest // 4)), longest}
     timings: dict[RuntimeName, dict[tuple[int, int], float]] = {name: {} for name in backends}
     batches: list[Batch] = []
 
@@ -140,11 +140,11 @@ def measure(
             timings[name][shape] = min(perf_counter() - start, timings[name].get(shape, math.inf))
 
     began, rows = perf_counter(), 1
-    first = _make_batch(manifest, 1, min(lengths))
+    first = _make_batch(manifest, 1, min(_lengths(manifest, longest)))
     for _ in range(_FIRST_RUNS):  # TorchScript compiles for all shapes; on CUDA, that and what is loaded takes a second
         take_turns(first)
     while rows <= limits.max_rows:
-        for steps in {min(steps, max(1, limits.max_steps // rows)) for steps in lengths}:
+        for steps in _lengths(manifest, min(longest, max(1, limits.max_steps // rows))):
             batches.append(_make_batch(manifest, rows, steps))
             for _ in range(_FIRST_RUNS):
                 take_turns(batches[-1])
@@ -157,6 +157,11 @@ def measure(
         for batch in batches:
             take_turns(batch)
     return timings
+
+
+def _lengths(manifest: Manifest, longest: int) -> set[int]:
+    """Two numbers of steps, so far apart that what lies beyond them can be told from them."""
+    return {max(1, min(manifest.data.min_length, longest // 4)), longest}
 
 
 def _make_batch(manifest: Manifest, rows: int, steps: int) -> Batch:

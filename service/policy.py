@@ -5,10 +5,14 @@ batch is filled with the parts nearest to it in length, since steps beyond a seq
 nothing. What a batch may cost is bounded twice: in sequences, and in sequences x longest, which is what the padded
 tensor holds. Within these bounds, and if it is known what runs cost, a batch ends where a step of its sequences is
 cheapest: one that is much longer, or more of them than the runtime's cache takes, would make each dearer.
+
+Where sequences can go on in another run, a run has only so many of their steps, and what has begun is first in line
+until it ends: to take turns with others of its length would only make all of them late. But between two of its runs
+there is one of those that one run is enough for.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +26,8 @@ _RUN_OVERHEAD_S = 2e-4
 _TOLERANCE = 0.05
 # A run that takes no longer is not worth the search for something better.
 _SHORT_S = 5e-4
+# What comes during a run waits for it. To begin one more costs half a millisecond: a thread, states, a cold cache.
+LONG_RUN_S = 50e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,14 @@ class Waiting(Protocol):
     @property
     def longest(self) -> int:
         """Time steps of its longest sequence; `rows * longest` is at most `Limits.max_steps`."""
+
+    @property
+    def place(self) -> float:
+        """In line: a lower one goes first."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of its steps are computed."""
 
     @property
     def enqueued_s(self) -> float:
@@ -143,13 +157,43 @@ def _last_good(prices: Sequence[float]) -> int:
     return max(count for count, price in enumerate(prices, 1) if price <= enough)
 
 
+def steps_at_once(rows: int, longest: int, max_run_steps: int, cost: Cost | None = None) -> int:
+    """How many steps of so many sequences one run has.
+
+    No more than `max_run_steps` of all together and than is expected to take `LONG_RUN_S`, but always one of each.
+    """
+    steps = longest if rows * longest <= max_run_steps else max(1, max_run_steps // rows)
+    if cost is not None and (cost_s := cost(rows, steps)) > LONG_RUN_S:
+        steps = max(1, int(steps * LONG_RUN_S / cost_s))
+    return steps
+
+
+def go_between(waiting: Sequence[Waiting], limits: Limits, max_run_steps: int, cost: Cost | None = None) -> list[int]:
+    """Choose the batch that goes before the first in line, which has begun; return positions, none if there is none.
+
+    It is of those of its priority that have not begun, and that one run is enough for.
+    """
+    positions = [
+        position
+        for position, part in enumerate(waiting[: limits.window])
+        if not part.has_begun
+        and part.place == waiting[0].place
+        and steps_at_once(part.rows, part.longest, max_run_steps, cost) == part.longest
+    ]
+    if not positions:
+        return []
+    limits = replace(limits, max_steps=min(limits.max_steps, max_run_steps))
+    return [positions[chosen] for chosen in select([waiting[position] for position in positions], limits, cost)]
+
+
 def starts_in_s(waiting: Sequence[Waiting], now_s: float, limits: Limits) -> float:
     """How long an idle backend waits before it runs `select`'s batch: 0 is at once.
 
     The delay counts from the oldest part, wherever in line and whatever has come since, and ends early when as much is
-    waiting as one batch may hold, in sequences or in padded steps. No part waits for longer than half its time.
+    waiting as one batch may hold, in sequences or in padded steps. No part waits for longer than half its time, and
+    none that has begun.
     """
-    if limits.max_delay_s == 0:
+    if limits.max_delay_s == 0 or any(part.has_begun for part in waiting):
         return 0.0
     rows = sum(part.rows for part in waiting)
     padded_steps = rows * max(part.longest for part in waiting)

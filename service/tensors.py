@@ -79,17 +79,17 @@ class Sequences:
 
     def head(self, steps: int) -> "Sequences":
         """The first `steps` of each sequence, or as many as it has."""
-        values = self.values[:steps] if len(self) == 1 else self.values[self._places() < steps]
+        values = self.values[:steps] if len(self) == 1 else self.values[self._positions() < steps]
         return Sequences(values, np.minimum(self.lengths, steps), self.state)
 
     def tail(self, steps: int, state: State) -> "Sequences":
         """What follows the first `steps` of each sequence that has more; `state` is what all of them have reached."""
-        values = self.values[steps:] if len(self) == 1 else self.values[self._places() >= steps]
+        values = self.values[steps:] if len(self) == 1 else self.values[self._positions() >= steps]
         goes_on = np.flatnonzero(self.lengths > steps)
         return Sequences(values, self.lengths[goes_on] - steps, state.take(goes_on))
 
-    def _places(self) -> NDArray[np.int64]:
-        """Of each of all steps (S), the how many-th of its sequence it is, from 0."""
+    def _positions(self) -> NDArray[np.int64]:
+        """Of each of all steps (S), its number in its own sequence, from 0."""
         return np.arange(len(self.values)) - np.repeat(self.lengths.cumsum() - self.lengths, self.lengths)
 
 

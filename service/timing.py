@@ -25,7 +25,8 @@ class Run:
 class Timing:
     """Marks in seconds of `time.perf_counter`. It is made when a request's body has arrived in full.
 
-    A request that was split into several batches shows its last one.
+    A request that was split into several batches shows its last one. What was computed in several runs, one after
+    another, was in the queue between them.
     """
 
     received: float = field(default_factory=perf_counter)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from time import perf_counter
@@ -17,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.backends import Array, Batch
-from service.batcher import LONG_RUN_S, SHORT_RUN_S, Batcher, Computed, Outputs, QueueLimits
+from service.batcher import SHORT_RUN_S, Batcher, QueueLimits
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import Metrics
-from service.policy import Cost, Limits
+from service.parts import Computed, Outputs
+from service.policy import LONG_RUN_S, Cost, Limits
 from service.tensors import Sequences, State
 from service.timing import Timing
 
@@ -1073,7 +1075,26 @@ def test_who_comes_while_a_long_one_is_computed_is_answered_before_it() -> None:
             assert answers(await answer, row(100 * number, 3))
         assert not long_one.done()
         assert answers(await long_one, row(0, 40))
-        assert setup.backend.firsts[:5] == [[0], [100], [200], [4], [8]]
+        assert setup.backend.firsts[:5] == [[0], [100], [4], [200], [8]], "in turns"
+
+    fake_clock.run(test)
+
+
+def test_long_ones_of_one_length_are_computed_one_after_another() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=4)
+        await asyncio.gather(*(setup.ask(row(value, 8)) for value in (0, 100, 200)))
+        assert setup.backend.firsts == [[0], [4], [100], [104], [200], [204]]
+
+    fake_clock.run(test)
+
+
+def test_what_has_begun_does_not_wait_for_company() -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_steps=8, max_run_steps=4, max_delay_s=1.0, cost=short)
+        answer = setup.ask(row(0, 8))  # as much as one batch may hold
+        await settle()
+        assert answers(answer.result(), row(0, 8))
 
     fake_clock.run(test)
 
@@ -1158,8 +1179,7 @@ def test_what_waits_for_its_next_run_counts_as_waiting() -> None:
         setup.backend.gate.close()
         long_one = setup.ask(row(0, 10))
         await setup.backend.gate.has_been_entered()
-        setup.backend.gate.entered = threading.Semaphore(0)
-        other = setup.ask(row(100, 5))
+        other = setup.ask(row(100, 3))
         await settle()
         assert setup.waiting() == 1
         setup.backend.gate.open()
@@ -1175,13 +1195,23 @@ def test_what_waits_for_its_next_run_counts_as_waiting() -> None:
     fake_clock.run(test)
 
 
-def test_a_request_that_took_several_runs_has_the_first_ones_beginning_and_the_last_ones_end() -> None:
+def test_what_is_between_the_runs_of_a_request_is_time_in_the_queue() -> None:
+    class Slow(FakeBackend):
+        def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+            time.sleep(0.02)
+            return super().run(batch, outputs)
+
     async def test(_: FakeClock) -> None:
-        setup = Setup(max_run_steps=1)
-        timing = Timing()
-        await setup.batcher.infer(request(row(0, 3)), EVERY_OUTPUT, timeout_s=1.0, timing=timing)
-        assert timing.dispatched < timing.prepared < setup.backend.finished[0]
-        assert timing.inferred > setup.backend.finished[-1]
+        setup = Setup(Slow(), max_rows=1, max_run_steps=1)
+        timing, between = Timing(), Timing()
+        await asyncio.gather(
+            setup.batcher.infer(request(row(0, 2)), EVERY_OUTPUT, timeout_s=1.0, timing=timing),
+            setup.batcher.infer(request(row(100)), EVERY_OUTPUT, timeout_s=1.0, timing=between),
+        )
+        assert setup.backend.firsts == [[0], [100], [1]]
+        assert timing.prepared - timing.dispatched > 0
+        assert timing.inferred - timing.prepared > 2 * 0.02
+        assert timing.dispatched - timing.decoded > between.inferred - between.dispatched > 0.02
 
     fake_clock.run(test)
 

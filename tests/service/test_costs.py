@@ -166,7 +166,7 @@ def test_the_shapes_that_are_measured_double_up_to_the_limits(bundle: Bundle, cl
         return set(timings)
 
     assert shapes(Limits(9, 1000), 100) == {(rows, steps) for rows in (1, 2, 4, 8) for steps in (2, 64)}
-    assert shapes(Limits(9, 20), 10) == {(1, 2), (1, 10), (2, 2), (2, 10), (4, 2), (4, 5), (8, 2)}
+    assert shapes(Limits(9, 20), 10) == {(1, 2), (1, 10), (2, 2), (2, 10), (4, 1), (4, 5), (8, 1), (8, 2)}
     assert shapes(Limits(1, 20), 5) == {(1, 1), (1, 5)}
     assert shapes(Limits(1, 1), 1) == {(1, 1)}
 

@@ -8,7 +8,19 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from service.costs import Costs
-from service.policy import _RUN_OVERHEAD_S, _SHORT_S, _TOLERANCE, Cost, Limits, select, split, starts_in_s
+from service.policy import (
+    _RUN_OVERHEAD_S,
+    _SHORT_S,
+    _TOLERANCE,
+    LONG_RUN_S,
+    Cost,
+    Limits,
+    go_between,
+    select,
+    split,
+    starts_in_s,
+    steps_at_once,
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,8 @@ class Part:
     enqueued_s: float = 0.0
     deadline_s: float = 1e9
     spare: int = 0  # steps that it has less than `rows * longest`
+    place: float = 0.0
+    has_begun: bool = False
 
     @property
     def steps(self) -> int:
@@ -305,3 +319,50 @@ def test_one_long_row_is_split_off_where_padding_to_it_costs_more_than_a_second_
     assert [rows.tolist() for rows in split(ragged, limits, proportional)] == [[2], [0, 1, 3]]
     assert [rows.tolist() for rows in split(ragged, limits, flat)] == [[0, 1, 2, 3]]
     assert [rows.tolist() for rows in split(ragged, limits)] == [[0, 1, 2, 3]]
+
+
+costs = st.none() | st.floats(1e-6, 1.0).map(lambda step_s: lambda rows, steps: rows * steps * step_s)
+
+
+@given(st.integers(1, 100), st.integers(1, 1000), st.integers(1, 5000), costs)
+def test_a_run_has_as_many_steps_as_its_bounds_allow_and_one_at_least(
+    rows: int, longest: int, max_run_steps: int, cost: Cost | None
+) -> None:
+    steps = steps_at_once(rows, longest, max_run_steps, cost)
+
+    def is_allowed(steps: int) -> bool:
+        return rows * steps <= max_run_steps and (cost is None or cost(rows, steps) <= LONG_RUN_S * (1 + 1e-9))
+
+    assert 1 <= steps <= longest
+    assert steps == 1 or is_allowed(steps)
+    assert steps == longest or not is_allowed(steps + 1) or (cost is not None and not is_allowed(steps + 2))
+
+
+waiting_parts = st.builds(
+    Part, st.just(1), st.integers(1, 60), place=st.sampled_from([0.0, 1.0]), has_begun=st.booleans()
+)
+
+
+@settings(deadline=None)
+@given(st.lists(waiting_parts, max_size=20), st.integers(1, 60))
+def test_between_two_runs_go_those_that_one_run_is_enough_for(others: list[Part], max_run_steps: int) -> None:
+    waiting = [Part(1, 60, has_begun=True), *others]
+    positions = go_between(waiting, LIMITS, max_run_steps)
+    may = [
+        position
+        for position, part in enumerate(waiting[: LIMITS.window])
+        if not part.has_begun and part.place == 0.0 and part.longest <= max_run_steps
+    ]
+    assert positions[:1] == may[:1], "the first of them always goes"
+    assert set(positions) <= set(may)
+    if positions:
+        chosen = [waiting[position] for position in positions]
+        assert fits(chosen)
+        assert len(chosen) * max(part.longest for part in chosen) <= max_run_steps, "so that they end with it"
+
+
+@given(queues)
+def test_what_has_begun_waits_for_nobody(waiting: list[Part]) -> None:
+    limits = replace(LIMITS, max_rows=1000, max_steps=10**6, max_delay_s=1.0)
+    assert starts_in_s(waiting, 0.0, limits) == 1.0
+    assert starts_in_s([replace(waiting[0], has_begun=True), *waiting[1:]], 0.0, limits) == 0.0
