@@ -7,8 +7,8 @@ tensor holds. Within these bounds, and if it is known what runs cost, a batch en
 cheapest: one that is much longer, or more of them than the runtime's cache takes, would make each dearer.
 
 Where sequences can go on in another run, a run has only so many of their steps, and what has begun is first in line
-until it ends: to take turns with others of its length would only make all of them late. But between two of its runs
-there is one of those that one run is enough for.
+until it ends: to take turns with others of its length would only make all of them late. But every other run, while
+something has begun, is one of those that one run is enough for.
 """
 
 from collections.abc import Callable, Sequence
