@@ -26,9 +26,8 @@ from service.busy_poll import BusyPoll
 from service.cores import Cores
 from service.errors import DeadlineExceeded, InternalError, QueueFull, ServiceError, TooLarge, Unavailable
 from service.metrics import ModelMetrics
-from service.parts import Computed, Outputs, Part, Waiter, compute, join
+from service.parts import Computed, Outputs, Part, Progress, Waiter, compute, join
 from service.policy import Cost, Limits
-from service.progress import Progress
 from service.tensors import Sequences
 from service.timing import Timing
 

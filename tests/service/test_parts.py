@@ -1,11 +1,11 @@
-"""`service.progress`: what is put together of several runs is what one would have given."""
+"""`service.parts`: what is put together of several runs is what one would have given."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.backends import Array
-from service.progress import Progress
+from service.parts import Progress
 from service.tensors import Sequences, State
 from service.timing import Run
 
