@@ -6,6 +6,7 @@ import select
 import socket
 from collections.abc import Awaitable, Callable
 from copy import copy
+from itertools import pairwise
 
 import fake_clock
 import pytest
@@ -104,6 +105,19 @@ def test_one_worker_takes_all_that_come_at_once() -> None:
         setup.connect(50)
         await setup.all_taken()
         assert setup.counts == [50]
+
+    run(1, test)
+
+
+def test_a_turn_of_the_loop_takes_several_but_requests_get_between() -> None:
+    async def test(setup: Setup, _: FakeClock) -> None:
+        setup.workers[0].start()
+        setup.connect(20)
+        seen = [0]
+        while seen[-1] < 20:
+            await asyncio.sleep(0)
+            seen += setup.counts
+        assert [after - before for before, after in pairwise(seen) if after > before] == [16, 4]
 
     run(1, test)
 
