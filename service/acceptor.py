@@ -1,8 +1,8 @@
 """Takes connections from the socket that all workers listen on, each worker about as many as the others.
 
 A connection stays with the worker that took it. The kernel wakes all who listen, and whoever comes first would take all
-that wait: 64 clients that connect at once end at one worker of two. So a worker that has more than another lets that one
-go first, for a millisecond and no longer: it may be busy.
+that wait: 64 clients that connect at once end at one worker of two. So a worker that has more than another lets that
+one go first, for a millisecond and no longer: it may be busy.
 """
 
 import asyncio
@@ -101,7 +101,6 @@ class Acceptor:
             if self._is_exhausted and not was_exhausted:
                 logger.error("no connection can be taken until others close: %s", error.strerror)
             return False
-        self._is_exhausted = False
         connection.setblocking(False)
         self._readiness.connections += 1
         loop = asyncio.get_running_loop()
