@@ -257,7 +257,7 @@ class Batcher:
         """The positions of those who go before what has begun; it is their turn every other time."""
         positions: list[int] = []
         if self._max_run_steps is not None and self._waiting[0].has_begun and not self._was_between:
-            positions = policy.go_between(self._waiting, self._limits, self._max_run_steps, self._cost)
+            positions = policy.select_between(self._waiting, self._limits, self._max_run_steps, self._cost)
         self._was_between = bool(positions)
         return positions
 

@@ -104,7 +104,7 @@ def load(bundle: Bundle, runtime: Runtime, limits: EngineLimits) -> Loaded:
 def _max_run_steps(manifest: Manifest, runtime: Runtime) -> int | None:
     """Sequences x steps of one run at most; None: any number.
 
-    A backward direction begins at the end, and a GPU takes no run that is long.
+    A backward direction begins at the end, and on a GPU no run takes long.
     """
     if manifest.bidirectional or runtime.device != "cpu":
         return None

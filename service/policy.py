@@ -168,7 +168,9 @@ def steps_at_once(rows: int, longest: int, max_run_steps: int, cost: Cost | None
     return steps
 
 
-def go_between(waiting: Sequence[Waiting], limits: Limits, max_run_steps: int, cost: Cost | None = None) -> list[int]:
+def select_between(
+    waiting: Sequence[Waiting], limits: Limits, max_run_steps: int, cost: Cost | None = None
+) -> list[int]:
     """Choose the batch that goes before the first in line, which has begun; return positions, none if there is none.
 
     It is of those of its priority that have not begun, and that one run is enough for.

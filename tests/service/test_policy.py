@@ -15,8 +15,8 @@ from service.policy import (
     LONG_RUN_S,
     Cost,
     Limits,
-    go_between,
     select,
+    select_between,
     split,
     starts_in_s,
     steps_at_once,
@@ -347,7 +347,7 @@ waiting_parts = st.builds(
 @given(st.lists(waiting_parts, max_size=20), st.integers(1, 60))
 def test_between_two_runs_go_those_that_one_run_is_enough_for(others: list[Part], max_run_steps: int) -> None:
     waiting = [Part(1, 60, has_begun=True), *others]
-    positions = go_between(waiting, LIMITS, max_run_steps)
+    positions = select_between(waiting, LIMITS, max_run_steps)
     may = [
         position
         for position, part in enumerate(waiting[: LIMITS.window])
