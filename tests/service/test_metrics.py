@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_clock
@@ -361,6 +361,30 @@ def test_what_was_noted_is_booked_within_its_interval_without_a_scrape() -> None
             await clock.advance(_BOOKING_INTERVAL_S * 0.1)
             assert booked(metrics)[answered] == count
             assert booked(metrics)["lstm_queue_size", frozenset()] == 5 * count
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize(
+    ("note", "sample"),
+    [
+        (lambda metrics: metrics.answered(model="m", version="1", api="v1", status=200), "lstm_requests_total"),
+        (lambda metrics: metrics.queue_changed(1), "lstm_queue_size"),
+        (lambda metrics: metrics.of_model("m", "1").ran([np.array([1])], []), "lstm_executions_total"),
+        (lambda metrics: metrics.of_model("m", "1").predicted(("a",), np.ones((1, 1))), "lstm_predictions_total"),
+        (lambda metrics: metrics.of_model("m", "1").succeeded(Timing()), "lstm_request_duration_seconds_count"),
+    ],
+)
+def test_whatever_is_noted_needs_nothing_else_to_be_booked(note: Callable[[Metrics], None], sample: str) -> None:
+    def total(metrics: Metrics) -> float:
+        return sum(count for (name, _), count in booked(metrics).items() if name == sample)
+
+    async def test(clock: FakeClock) -> None:
+        metrics = Metrics()
+        note(metrics)
+        assert total(metrics) == 0
+        await clock.advance(_BOOKING_INTERVAL_S)
+        assert total(metrics) == 1
 
     fake_clock.run(test)
 
