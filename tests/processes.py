@@ -57,7 +57,7 @@ class ServiceProcess:
         """Ask for `path` until it answers `status` and `holds`; fail if that takes too long or the process ends."""
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline:
-            response = httpx.get(self.url + path, timeout=10)
+            response = httpx.get(self.url + path, timeout=_START_LIMIT_S)
             if response.status_code == status and holds(response):
                 return response
             assert self.process.poll() is None, self.log
