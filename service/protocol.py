@@ -5,8 +5,6 @@ model's answer. An inference request that comes whole and alone needs none of it
 answers it, and the answer goes out in one write. Whatever is out of the ordinary (no Content-Length, a large body,
 `Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
 
-A client sends the same request line and headers again and again: heads that were parsed once are known by their bytes.
-
 A client that stops sending within a request is given as long as an idle connection is given; one that stops reading its
 answers, twice as long.
 
@@ -16,8 +14,7 @@ request's body for the other protocol, and clients of HTTP/2 send that wish with
 
 import asyncio
 import re
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Sized
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -29,15 +26,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from service.app import Service
-from service.edge import Exchange, InferenceApi
 from service.errors import ClientGone, InvalidRequest, RequestStalled, ServiceError
 from service.http import CLOSE, Header, Response, error_response, is_length
+from service.short_way import Head, Inference, KnownHeads
 
 # A larger body is read by the edge, which asks for a key first.
 _MAX_BODY_BYTES: Final = 2**20
 # Requests that wait for the answer to one before them; what has been read already may hold more.
 _MAX_PIPELINED: Final = 16
-_MAX_KNOWN_HEADS, _MAX_KNOWN_HEAD_BYTES = 256, 2048
 # Of bytes that bring no body: request line and headers, trailers, extensions of chunks. The parser would keep them all.
 _MAX_HEAD_BYTES: Final = 2**16
 # A whole line of its own: nothing folded, nothing behind a bare line feed.
@@ -45,99 +41,6 @@ _UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n[^ \t]|\Z)", re.IGNOR
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
-
-
-class _Nobody:
-    """Who waits for what uvicorn's protocol has to say to an inference request."""
-
-    def set(self) -> None:
-        """Wake nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Request line and headers of an inference request that can take the short way."""
-
-    api: InferenceApi
-    method: str
-    path: str
-    headers: Mapping[bytes, bytes]  # of one that came twice the first
-    lines: int
-    content_length: int
-    keep_alive: bool
-
-
-class KnownHeads:
-    """What the heads of requests mean that came before, by their bytes up to the empty line."""
-
-    def __init__(self) -> None:
-        self._heads: dict[bytes, Head] = {}
-
-    def get(self, content: bytes) -> Head | None:
-        """What `content` means; None if that is not known."""
-        return self._heads.get(content)
-
-    def add(self, content: bytes, head: Head) -> None:
-        """Remember that `content` means `head`; forget all when there are too many.
-
-        Only what every reader of HTTP must understand in the same way is remembered: each line ends with CR LF, and
-        none is the continuation of another.
-        """
-        lines = content.count(b"\r\n")
-        is_plain = content.startswith(b"POST ") and lines == content.count(b"\n") == head.lines
-        if is_plain and len(content) <= _MAX_KNOWN_HEAD_BYTES:
-            if len(self._heads) == _MAX_KNOWN_HEADS:
-                self._heads.clear()
-            self._heads[content] = head
-
-
-class Inference:
-    """An inference request on the short way. Satisfies `service.http.Request`, and stands in for uvicorn's cycle."""
-
-    __slots__ = (
-        "_body",
-        "disconnected",
-        "exchange",
-        "gone",
-        "head",
-        "keep_alive",
-        "method",
-        "path",
-        "response_complete",
-    )
-
-    message_event: Final = _Nobody()
-
-    def __init__(self, head: Head) -> None:
-        self.head = head
-        self.method = head.method
-        self.path = head.path
-        self.keep_alive = head.keep_alive
-        self.gone = False
-        self.disconnected = False
-        self.response_complete = False
-        self.exchange: Exchange | None = None  # from when it is here in full until it is answered
-        self._body: list[bytes] = []
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of header `name` (lower case)."""
-        return self.head.headers.get(name)
-
-    def feed(self, piece: bytes) -> None:
-        """Take more of the body."""
-        self._body.append(piece)
-
-    def take_body(self) -> bytes:
-        """All of the body. It is kept no longer: a connection keeps its last request until the next one comes."""
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        return body
-
-    def complete(self) -> None:
-        """It is answered: let go of the exchange, which refers to it, and of a body that never came in full."""
-        self.response_complete = True
-        self.exchange = None
-        self._body.clear()
 
 
 class _Flow(FlowControl):

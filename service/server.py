@@ -15,7 +15,8 @@ import uvicorn
 from service.acceptor import Acceptor
 from service.app import Service
 from service.errors import Unavailable
-from service.protocol import KnownHeads, Protocol
+from service.protocol import Protocol
+from service.short_way import KnownHeads
 
 # How long, after SIGTERM, new connections are taken and idle ones kept: the next answer on each tells its client to
 # close it, and whoever asks /health/ready learns to go elsewhere.

@@ -13,8 +13,8 @@ SERVICE_ORDER = [
     "backends", "policy", "costs", "backends.onnx_guard", "backends.onnx", "backends.torchscript", "backends.fastest",
     "backends.all_cores", "busy_poll", "parts", "batcher", "trace", "engine", "control", "versions", "registry", "keys",
     "readiness", "logs", "compression", "http", "binary_tensors", "open_inference", "openapi_v2", "openapi", "api_v1",
-    "api_v2_tensors", "api_v2", "api_v2_models", "api_v2_control", "api_page", "edge", "app", "protocol", "acceptor",
-    "server", "workers", "__main__",
+    "api_v2_tensors", "api_v2", "api_v2_models", "api_v2_control", "api_page", "edge", "app", "short_way", "protocol",
+    "acceptor", "server", "workers", "__main__",
 ]  # fmt: skip
 CHOOSERS = {"backends"}  # import what stands after them, inside a function, when it has been chosen
 

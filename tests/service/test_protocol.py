@@ -35,7 +35,7 @@ from wire import (
 from service import api_v1
 from service.api_v2 import _QUICK_VALUES
 from service.errors import Unavailable
-from service.protocol import Head, KnownHeads
+from service.short_way import Head, KnownHeads
 
 TRACED = json.dumps(BODY | {"trace": "gates"}).encode()
 KEEP_ALIVE_S = 75  # `service.server`'s

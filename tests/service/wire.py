@@ -15,8 +15,9 @@ import numpy as np
 from serving import BODY, PREDICT, Served, serving
 
 from service.app import Service
-from service.protocol import Inference, KnownHeads, Protocol
+from service.protocol import Protocol
 from service.server import Server
+from service.short_way import Inference, KnownHeads
 
 INFER = "/v2/models/tiny/infer"
 CONTENT = json.dumps(BODY).encode()
