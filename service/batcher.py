@@ -116,7 +116,7 @@ class Batcher:
         finally:
             while futures:  # none stays: an error's traceback has this frame, and would have the error through it
                 futures.pop().cancel()  # if it is not done: this request is given up
-        timing.ran(max((part.run for part in done), key=lambda run: run.inferred))
+        timing.ran({run for part in done for run in part.runs})
         return done[0].outputs if len(done) == 1 else join(rows, [part.outputs for part in done])
 
     def submit(

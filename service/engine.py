@@ -141,7 +141,7 @@ class Submission:
     def set_result(self, computed: Computed) -> None:
         """Take what the batcher computed."""
         self._done = True
-        self._timing.ran(computed.run)
+        self._timing.ran(computed.runs)
         try:
             prediction = self._engine.finish(computed.outputs, self._timing)
         except ServiceError as error:

@@ -21,10 +21,10 @@ Outputs = dict[str, Array]
 
 @dataclass(slots=True)
 class Computed:
-    """A part's own rows of its own outputs, and the run that computed them."""
+    """A part's own rows of its own outputs, and the runs that computed them."""
 
     outputs: Outputs
-    run: Run
+    runs: tuple[Run, ...]
 
 
 class Waiter(Protocol):
@@ -46,7 +46,7 @@ class Progress:
 
     `rest` are those that go on, from there on and with the states that they reached, and `rows` which of all they are.
     `outputs` by name are as they will be of all, and zero where nothing has come yet: what follows on this writes to
-    the same arrays. `prepare_s` and `infer_s` are what the runs took so far.
+    the same arrays.
     """
 
     lengths: NDArray[np.int64]
@@ -54,8 +54,7 @@ class Progress:
     rest: Sequences
     steps: int = 0
     outputs: Outputs = field(default_factory=dict)
-    prepare_s: float = 0.0
-    infer_s: float = 0.0
+    runs: tuple[Run, ...] = ()
 
     @classmethod
     def begin(cls, sequences: Sequences) -> "Progress":
@@ -70,8 +69,7 @@ class Progress:
             rows=self.rows[self.rest.lengths > steps],
             rest=self.rest.tail(steps, state),
             steps=self.steps + steps,
-            prepare_s=self.prepare_s + run.prepared - run.dispatched,
-            infer_s=self.infer_s + run.inferred - run.prepared,
+            runs=(*self.runs, run),
         )
 
     def write(self, outputs: Outputs) -> None:
@@ -84,11 +82,6 @@ class Progress:
                 steps = (int(self.lengths.max()),) if is_stepwise else ()
                 self.outputs[name] = np.zeros((array.shape[0], *steps, *array.shape[1 + len(steps) :]), np.float32)
             self.outputs[name][index_of(name, array.ndim, self.rows, slice(self.steps, stop))] = array
-
-    def ended_with(self, last: Run) -> Run:
-        """All runs as if they had been one that ended with the `last`: what was between them was waiting."""
-        prepared = last.prepared - self.infer_s
-        return Run(last.dispatched - self.infer_s - self.prepare_s, prepared, last.inferred)
 
 
 @dataclass(slots=True, eq=False)
@@ -151,10 +144,10 @@ def compute(
             state = State(results["hn"][:, rows], results["cn"][:, rows])
             done.append((part.progress or Progress.begin(part.sequences)).after(steps, outputs, state, run))
         elif part.progress is None:
-            done.append(Computed(outputs, run))
+            done.append(Computed(outputs, (run,)))
         else:
             part.progress.write(outputs)
-            done.append(Computed(part.progress.outputs, part.progress.ended_with(run)))
+            done.append(Computed(part.progress.outputs, (*part.progress.runs, run)))
     return done
 
 

@@ -4,6 +4,7 @@ The marks are taken where the stage really ends, so that the six stages are meas
 their sum is the request's duration by construction.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
@@ -12,7 +13,7 @@ from time import perf_counter
 STAGES = ("decode", "queue", "compute_input", "compute_infer", "compute_output", "encode")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # one of its kind, however short
 class Run:
     """When one run of a model was begun, its input ready, and over."""
 
@@ -25,8 +26,7 @@ class Run:
 class Timing:
     """Marks in seconds of `time.perf_counter`. It is made when a request's body has arrived in full.
 
-    A request that was split into several batches shows its last one. What was computed in several runs, one after
-    another, was in the queue between them.
+    What was computed in several runs, one after another, was in the queue between them.
     """
 
     received: float = field(default_factory=perf_counter)
@@ -37,8 +37,11 @@ class Timing:
     completed: float = 0.0
     encoded: float = 0.0
 
-    def ran(self, run: "Run") -> None:
-        """Take the marks of the run that computed it."""
+    def ran(self, runs: Collection[Run]) -> None:
+        """Take the marks of the runs that computed it, as if they had been one that ended with the last."""
+        if len(runs) > 1:
+            runs = (_as_one(runs),)
+        (run,) = runs
         self.dispatched, self.prepared, self.inferred = run.dispatched, run.prepared, run.inferred
 
     @property
@@ -61,6 +64,12 @@ class Timing:
             (completed - inferred) * 1e3,
             (encoded - completed) * 1e3,
         )
+
+
+def _as_one(runs: Collection[Run]) -> Run:
+    inferred = max(run.inferred for run in runs)
+    prepared = inferred - sum(run.inferred - run.prepared for run in runs)
+    return Run(prepared - sum(run.prepared - run.dispatched for run in runs), prepared, inferred)
 
 
 # The marks of a `Timing` in order: one more than there are stages.

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -76,6 +77,16 @@ class FakeBackend:
 
 
 BEGINNING = np.zeros(STATE_SHAPE, np.float32)
+
+
+class SlowBackend(FakeBackend):
+    """One that takes its time for each run."""
+
+    RUN_S = 0.02
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
+        time.sleep(self.RUN_S)
+        return super().run(batch, outputs)
 
 
 def expected(sequence: Array, *, longest: int, h0: Array = BEGINNING, c0: Array = BEGINNING) -> dict[str, Array]:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import uvloop
 from batching import Answer, Setup, answers, bounds, request, requests, row
-from fake_backend import EVERY_OUTPUT, HIDDEN_SIZE, LAYERS, POISON, FakeBackend
+from fake_backend import EVERY_OUTPUT, HIDDEN_SIZE, LAYERS, POISON, FakeBackend, SlowBackend
 from fake_clock import FakeClock, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service import policy
 from service.backends import Array, Batch
 from service.errors import DeadlineExceeded, InternalError, QueueFull, TooLarge, Unavailable
 from service.tensors import State
@@ -545,6 +546,34 @@ def test_the_marks_follow_each_other_and_the_stages_sum_to_the_duration(rows: in
         assert all(one <= next_ for one, next_ in pairwise(marks))
         assert timing.inferred >= setup.backend.finished[-1]
         assert math.isclose(sum(timing.stages_s()), timing.duration_s, abs_tol=1e-6)
+
+    fake_clock.run(test)
+
+
+@pytest.mark.parametrize("bound", [None, 1])
+def test_a_split_request_shows_what_all_of_its_runs_took(bound: int | None) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(SlowBackend(), max_rows=1, max_run_steps=bound)
+        timing = Timing()
+        sequences = request(*(row(value, 2) for value in range(3)))
+        await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=timing)
+        assert len(setup.backend.batches) == (3 if bound is None else 6)
+        assert timing.inferred - timing.prepared > SlowBackend.RUN_S * len(setup.backend.batches)
+        assert timing.decoded < timing.dispatched < timing.prepared
+
+    fake_clock.run(test)
+
+
+def test_a_run_of_several_parts_of_one_request_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "split", lambda lengths, *_: [np.array([place]) for place in range(len(lengths))])
+
+    async def test(_: FakeClock) -> None:
+        setup = Setup(SlowBackend())
+        timing = Timing()
+        sequences = request(*(row(value) for value in range(3)))
+        await setup.batcher.infer(sequences, EVERY_OUTPUT, timeout_s=1.0, timing=timing)
+        assert len(setup.backend.batches) == 1
+        assert timing.decoded < timing.dispatched
 
     fake_clock.run(test)
 

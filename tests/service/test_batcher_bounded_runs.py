@@ -1,18 +1,15 @@
 """Batches that take more than one run: who goes on when, and what is answered, counted and timed."""
 
 import asyncio
-import time
-from collections.abc import Sequence
 from itertools import chain
 
 import fake_clock
 import numpy as np
 import pytest
 from batching import Setup, answers, long, request, row, shapes_of, short
-from fake_backend import EVERY_OUTPUT, POISON, FakeBackend, expected
+from fake_backend import EVERY_OUTPUT, POISON, SlowBackend, expected
 from fake_clock import FakeClock, settle
 
-from service.backends import Array, Batch
 from service.errors import DeadlineExceeded, InternalError, QueueFull
 from service.policy import LONG_RUN_S, Cost
 from service.timing import Timing
@@ -184,13 +181,8 @@ def test_what_waits_for_its_next_run_counts_as_waiting() -> None:
 
 
 def test_what_is_between_the_runs_of_a_request_is_time_in_the_queue() -> None:
-    class Slow(FakeBackend):
-        def run(self, batch: Batch, outputs: Sequence[str]) -> dict[str, Array]:
-            time.sleep(0.02)
-            return super().run(batch, outputs)
-
     async def test(_: FakeClock) -> None:
-        setup = Setup(Slow(), max_rows=1, max_run_steps=1)
+        setup = Setup(SlowBackend(), max_rows=1, max_run_steps=1)
         timing, between = Timing(), Timing()
         await asyncio.gather(
             setup.batcher.infer(request(row(0, 2)), EVERY_OUTPUT, timeout_s=1.0, timing=timing),
@@ -198,8 +190,8 @@ def test_what_is_between_the_runs_of_a_request_is_time_in_the_queue() -> None:
         )
         assert setup.backend.firsts == [[0], [100], [1]]
         assert timing.prepared - timing.dispatched > 0
-        assert timing.inferred - timing.prepared > 2 * 0.02
-        assert timing.dispatched - timing.decoded > between.inferred - between.dispatched > 0.02
+        assert timing.inferred - timing.prepared > 2 * SlowBackend.RUN_S
+        assert timing.dispatched - timing.decoded > between.inferred - between.dispatched > SlowBackend.RUN_S
 
     fake_clock.run(test)
 

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.timing import STAGES, Timing
+from service.timing import STAGES, Run, Timing
 
 stages_s = st.tuples(*[st.floats(0, 100)] * len(STAGES))
 
@@ -27,6 +27,18 @@ def test_each_stage_is_the_time_between_two_marks() -> None:
 def test_the_stages_add_up_to_the_request(stages: tuple[float, ...]) -> None:
     timing = make_timing(stages)
     assert abs(sum(timing.stages_s()) - timing.duration_s) < 1e-9
+
+
+def test_what_one_run_computed_has_its_marks() -> None:
+    timing = Timing()
+    timing.ran([Run(10.0, 11.0, 13.0)])
+    assert (timing.dispatched, timing.prepared, timing.inferred) == (10.0, 11.0, 13.0)
+
+
+def test_several_runs_are_timed_as_if_they_had_been_one_that_ended_with_the_last() -> None:
+    timing = Timing()
+    timing.ran({Run(20.0, 22.0, 26.0), Run(30.0, 34.0, 42.0), Run(10.0, 11.0, 13.0)})
+    assert (timing.dispatched, timing.prepared, timing.inferred) == (21.0, 28.0, 42.0)
 
 
 def test_the_header_names_the_six_stages_in_milliseconds() -> None:
