@@ -16,6 +16,9 @@ from serving import BODY, PREDICT, RawClient, ask, behind_a_gate, close_gate, se
 from model.bundle import Bundle, Manifest
 from service import api_v1, engine
 from service.backends import Array, Backend, Batch, Runtime, RuntimeName, load_backend
+from service.edge import _LARGE_BODY_BYTES
+from service.errors import ClientGone
+from service.http import Asked, Response
 from service.timing import STAGES
 
 SECRET = "/a/path/of/ours"
@@ -456,3 +459,64 @@ def test_requests_at_once_each_get_their_own_answer(repository: Path) -> None:
                 np.testing.assert_allclose(one.json()["probabilities"], expected["probabilities"], atol=1e-6)
 
     asyncio.run(run())
+
+
+class _Asking:
+    """A request on the short way, whose body is there."""
+
+    method, path, gone = "POST", PREDICT, False
+
+    def header(self, _: bytes) -> bytes | None:
+        return None
+
+
+def test_large_bodies_are_each_read_in_a_turn_of_their_own_and_small_ones_at_once(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = json.dumps(BODY).encode()
+    just_small, large = (small.ljust(_LARGE_BODY_BYTES + more) for more in (0, 1))
+
+    async def test() -> None:
+        async with serving(repository) as served:
+            edge, turn, read_in, given = served.service.edge, 0, [], []
+            api = edge.inference_api(PREDICT)
+            assert api is not None
+            read = api.read
+
+            def note(*arguments: Any) -> Asked:
+                read_in.append(turn)
+                return read(*arguments)
+
+            monkeypatch.setattr(api, "read", note)
+            for body in [large, large, large, small, just_small]:
+                edge.begin(_Asking(), body, api, given.append)
+            assert read_in == [0, 0], "of the small ones"
+            while len(given) < 5:
+                turn += 1
+                await asyncio.sleep(0)
+            assert len({*read_in[2:]}) == 3
+            assert {(response.status, response.body) for response in given} == {(200, given[0].body)}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_who_is_given_up_before_anything_was_done_is_answered_and_booked(repository: Path, large: bool) -> None:
+    body = json.dumps(BODY | {"trace": "layers"}).encode()
+
+    async def test() -> None:
+        async with serving(repository) as served:
+            given: list[Response] = []
+            edge = served.service.edge
+            api = edge.inference_api(PREDICT)
+            assert api is not None
+            exchange = edge.begin(_Asking(), body.ljust(_LARGE_BODY_BYTES + large), api, given.append)
+            edge.give_up(exchange, ClientGone("the client left"))
+            while not given:
+                await asyncio.sleep(0)
+            assert [response.status for response in given] == [499]
+            assert await served.metric("lstm_dropped_total", reason="disconnected") == 1
+            labels = {"model": "tiny", "version": "1", "api": "v1", "code": "499"}
+            assert await served.metric("lstm_requests_total", **labels) == 1
+
+    asyncio.run(test())
