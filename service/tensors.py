@@ -172,8 +172,10 @@ class PredictDecoder:
         is_small = len(structure) <= _MAX_KNOWN_STRUCTURE_BYTES
         lengths = (_known_lengths if is_small else _read_lengths)(structure, input_size)
         flat = np.frombuffer(document["sequences"].as_buffer(of_type="d"))
+        if lengths is None or len(flat) != lengths.total * input_size:
+            return None
         # A sum of squares below this leaves no room for a value that is infinite as a float32, or not a number.
-        if lengths is None or len(flat) != lengths.total * input_size or not flat.dot(flat) < _OVERFLOW:
+        if not (flat.dot(flat) < _OVERFLOW or np.abs(flat).max() < _OVERFLOW):
             return None
         values = flat.astype(np.float32).reshape(-1, input_size)
         return PredictRequest(Sequences(values, lengths.each, None, lengths.longest), trace)

@@ -107,6 +107,14 @@ def test_each_trace_level_is_read(sent: str, level: str | None) -> None:
     assert decode(f'{{"sequences": [[[1, 2]]], "trace": {sent}}}').trace == level
 
 
+@pytest.mark.parametrize("value", ["1e20", "-3.4028235e38", "1e38, 1e38"])
+def test_numbers_whose_squares_are_large_are_read_once(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr(tensors, "_decode_slowly", None)
+    values = [float(one) for one in value.split(",")]
+    request = PredictDecoder().decode(f'{{"sequences": [[[{value}]]]}}'.encode(), input_size=len(values), max_rows=1)
+    np.testing.assert_array_equal(request.sequences.values, np.array([values], np.float32))
+
+
 def test_an_escaped_field_name_is_the_same_field() -> None:
     assert decode(b'{"sequenc\\u0065s": [[[1, 2]]]}').sequences.values.tolist() == [[1, 2]]
 
