@@ -161,9 +161,8 @@ class Metrics:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        noted, self._noted = self._noted, []
-        for model in noted:
-            model.book()
+        while self._noted:  # one that fails is left out, and those behind it are still noted
+            self._noted.pop().book()
         answers, self._answers = self._answers, Tally()
         for (name, version, api, status), count in answers.items():
             self.families.requests.labels(name, version, api, str(status)).inc(count)

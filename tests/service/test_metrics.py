@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import fake_clock
 import numpy as np
@@ -412,3 +413,17 @@ def test_what_was_noted_just_before_a_worker_ends_is_not_lost(repository: Path) 
         assert booked(metrics)["lstm_inferences_total", labels] == 2
 
     fake_clock.run(test)
+
+
+def test_one_whose_booking_fails_keeps_no_other_from_being_booked(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    models = [metrics.of_model(name, "1") for name in "abc"]
+    for failing in models:
+        for model in models:
+            model.ran([np.array([1])], [np.array([1])])
+        with monkeypatch.context() as patched:
+            patched.setattr(failing, "_book_runs", Mock(side_effect=OSError("no descriptor")))
+            with pytest.raises(OSError, match="no descriptor"):
+                metrics.book()
+    for name in "abc":
+        assert value(metrics, "lstm_inferences_total", model=name, version="1") == 2, "all but what failed"
