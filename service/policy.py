@@ -8,7 +8,7 @@ cheapest: one that is much longer, or more of them than the runtime's cache take
 
 Where sequences can go on in another run, a run has only so many of their steps, and what has begun is first in line
 until it ends: to take turns with others of its length would only make all of them late. But every other run, while
-something has begun, is one of those that one run is enough for.
+something has begun, is one of those that are shorter than what is left of it, and that one run is enough for.
 """
 
 from collections.abc import Callable, Sequence
@@ -160,7 +160,7 @@ def _last_good(prices: Sequence[float]) -> int:
 def steps_at_once(rows: int, longest: int, max_run_steps: int, cost: Cost | None = None) -> int:
     """How many steps of so many sequences one run has.
 
-    No more than `max_run_steps` of all together and than is expected to take `LONG_RUN_S`, but always one of each.
+    No more than `max_run_steps` of all together, and about as many as take `LONG_RUN_S`, but always one of each.
     """
     steps = longest if rows * longest <= max_run_steps else max(1, max_run_steps // rows)
     if cost is not None and (cost_s := cost(rows, steps)) > LONG_RUN_S:
@@ -173,13 +173,15 @@ def select_between(
 ) -> list[int]:
     """Choose the batch that goes before the first in line, which has begun; return positions, none if there is none.
 
-    It is of those of its priority that have not begun, and that one run is enough for.
+    It is of those of its priority that have not begun, need fewer steps than it still does, and that by themselves need
+    one run.
     """
     positions = [
         position
         for position, part in enumerate(waiting[: limits.window])
         if not part.has_begun
         and part.place == waiting[0].place
+        and part.longest < waiting[0].longest
         and steps_at_once(part.rows, part.longest, max_run_steps, cost) == part.longest
     ]
     if not positions:

@@ -75,6 +75,22 @@ def test_long_ones_of_one_length_are_computed_one_after_another() -> None:
     fake_clock.run(test)
 
 
+@pytest.mark.parametrize(("steps", "goes_first"), [(3, True), (4, False), (5, False)])
+def test_only_who_needs_less_than_what_is_left_of_it_goes_before_what_has_begun(steps: int, goes_first: bool) -> None:
+    async def test(_: FakeClock) -> None:
+        setup = Setup(max_rows=1, max_run_steps=6)
+        setup.backend.gate.close()
+        begun = setup.ask(row(0, 10))
+        await setup.backend.gate.has_been_entered()
+        other = setup.ask(row(100, steps))
+        await settle()
+        setup.backend.gate.open()
+        await asyncio.gather(begun, other)
+        assert setup.backend.firsts == ([[0], [100], [6]] if goes_first else [[0], [6], [100]])
+
+    fake_clock.run(test)
+
+
 def test_what_has_begun_does_not_wait_for_company() -> None:
     async def test(_: FakeClock) -> None:
         setup = Setup(max_steps=8, max_run_steps=4, max_delay_s=1.0, cost=short)
@@ -98,7 +114,7 @@ def test_a_long_one_and_those_that_keep_coming_take_turns() -> None:
         assert answers(await long_one, row(0, 5))
         await asyncio.gather(*askers)
         order = [first for (first,) in setup.backend.firsts]
-        assert order[: order.index(4) + 1] == [0, 100, 1, 100, 2, 100, 3, 100, 4]
+        assert order[: order.index(4) + 1] == [0, 100, 1, 100, 2, 100, 3, 4]
 
     fake_clock.run(test)
 
@@ -185,12 +201,12 @@ def test_what_is_between_the_runs_of_a_request_is_time_in_the_queue() -> None:
         setup = Setup(SlowBackend(), max_rows=1, max_run_steps=1)
         timing, between = Timing(), Timing()
         await asyncio.gather(
-            setup.batcher.infer(request(row(0, 2)), EVERY_OUTPUT, timeout_s=1.0, timing=timing),
+            setup.batcher.infer(request(row(0, 3)), EVERY_OUTPUT, timeout_s=1.0, timing=timing),
             setup.batcher.infer(request(row(100)), EVERY_OUTPUT, timeout_s=1.0, timing=between),
         )
-        assert setup.backend.firsts == [[0], [100], [1]]
+        assert setup.backend.firsts == [[0], [100], [1], [2]]
         assert timing.prepared - timing.dispatched > 0
-        assert timing.inferred - timing.prepared > 2 * SlowBackend.RUN_S
+        assert timing.inferred - timing.prepared > 3 * SlowBackend.RUN_S
         assert timing.dispatched - timing.decoded > between.inferred - between.dispatched > SlowBackend.RUN_S
 
     fake_clock.run(test)
