@@ -48,9 +48,10 @@ from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _OPEN = ("/health/", "/v2/health/", "/static/")  # and the page itself, which holds nothing secret
-# A larger body is read in a turn of the loop of its own. To find its fault can take 0.25 us a byte, and of many that
-# end at once the last would be read a minute after the first, with nothing heard in between.
-_LARGE_BODY_BYTES = 2**17
+# To find the fault in a body can take 0.25 us a byte. Of many that end at once the last would be read a minute after
+# the first, with nothing heard in between. So when those of more bytes have taken that long of a turn of the loop, each
+# of the rest is read in a turn of its own.
+_LARGE_BODY_BYTES, _READING_S = 2**15, 0.05
 
 Respond = Callable[[Response], None]
 
@@ -153,7 +154,8 @@ class Edge:
         self._metrics = metrics
         self._readiness = readiness
         self._ids = RequestIds()
-        self._reading = asyncio.Lock()  # a large body
+        self._reading = asyncio.Lock()  # a large body in a turn of its own
+        self._read_s = 0.0  # how long large ones were read in this turn
 
     def inference_api(self, path: str) -> InferenceApi | None:
         """The API in which a request to `path` asks for an inference; None if it does not."""
@@ -172,10 +174,10 @@ class Edge:
         try:
             engine = self._admit(exchange, api)
             timing = Timing()
-            if len(body) > _LARGE_BODY_BYTES:
+            if len(body) > _LARGE_BODY_BYTES and self._read_s > _READING_S:
                 self._answer_later(exchange, self._read_and_predict(exchange, api, body, timing))
                 return exchange
-            asked = api.read(request, body, engine)
+            asked = self._read(request, body, api, engine)
             then = partial(self._answer, exchange, api, asked, timing)
             exchange.pending = None if asked.is_large else engine.submit(asked.query, timing, then)
         except Exception as error:
@@ -284,6 +286,19 @@ class Edge:
         # Not raised here: this frame would refer to the error, and it to this frame.
         error = asyncio.CancelledError() if predicting.cancelled() else predicting.exception()
         exchange.answer(self._refuse(exchange, exchange.given_up or error) if error else predicting.result())
+
+    def _read(self, request: Request, body: bytes, api: InferenceApi, engine: Engine) -> Asked:
+        if len(body) <= _LARGE_BODY_BYTES:
+            return api.read(request, body, engine)
+        began_s = perf_counter()
+        try:
+            return api.read(request, body, engine)
+        finally:
+            self._read_s += perf_counter() - began_s
+            asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._read_s = 0.0
 
     async def _read_and_predict(self, exchange: Exchange, api: InferenceApi, body: bytes, timing: Timing) -> Response:
         engine = _engine(exchange)

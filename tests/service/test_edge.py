@@ -14,9 +14,8 @@ import pytest
 from serving import BODY, PREDICT, RawClient, ask, behind_a_gate, close_gate, serving
 
 from model.bundle import Bundle, Manifest
-from service import api_v1, engine
+from service import api_v1, edge, engine
 from service.backends import Array, Backend, Batch, Runtime, RuntimeName, load_backend
-from service.edge import _LARGE_BODY_BYTES
 from service.errors import ClientGone
 from service.http import Asked, Response
 from service.timing import STAGES
@@ -470,16 +469,16 @@ class _Asking:
         return None
 
 
-def test_large_bodies_are_each_read_in_a_turn_of_their_own_and_small_ones_at_once(
+def test_large_bodies_that_take_long_are_each_read_in_a_turn_of_their_own(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = json.dumps(BODY).encode()
-    just_small, large = (small.ljust(_LARGE_BODY_BYTES + more) for more in (0, 1))
+    just_small, large = (small.ljust(edge._LARGE_BODY_BYTES + more) for more in (0, 1))
 
     async def test() -> None:
         async with serving(repository) as served:
-            edge, turn, read_in, given = served.service.edge, 0, [], []
-            api = edge.inference_api(PREDICT)
+            turn, read_in, given = 0, [], []
+            api = served.service.edge.inference_api(PREDICT)
             assert api is not None
             read = api.read
 
@@ -487,31 +486,44 @@ def test_large_bodies_are_each_read_in_a_turn_of_their_own_and_small_ones_at_onc
                 read_in.append(turn)
                 return read(*arguments)
 
+            async def answered(*bodies: bytes) -> None:
+                nonlocal turn
+                for body in bodies:
+                    served.service.edge.begin(_Asking(), body, api, given.append)
+                while len(given) < len(bodies):
+                    turn += 1
+                    await asyncio.sleep(0)
+                assert {(response.status, response.body) for response in given} == {(200, given[0].body)}
+                given.clear()
+
             monkeypatch.setattr(api, "read", note)
-            for body in [large, large, large, small, just_small]:
-                edge.begin(_Asking(), body, api, given.append)
-            assert read_in == [0, 0], "of the small ones"
-            while len(given) < 5:
-                turn += 1
-                await asyncio.sleep(0)
-            assert len({*read_in[2:]}) == 3
-            assert {(response.status, response.body) for response in given} == {(200, given[0].body)}
+            await answered(*[large] * 4)
+            assert read_in == [0] * 4, "together they do not take long"
+            monkeypatch.setattr(edge, "_READING_S", 0.0)
+            for _ in range(2):  # and again
+                turn = 0
+                read_in.clear()
+                await answered(*[large] * 4, small, just_small)
+                assert read_in[:3] == [0] * 3, "the first of the large ones, and the small ones"
+                assert len({*read_in}) == 4
 
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_who_is_given_up_before_anything_was_done_is_answered_and_booked(repository: Path, large: bool) -> None:
-    body = json.dumps(BODY | {"trace": "layers"}).encode()
+@pytest.mark.parametrize("reads_long", [False, True])
+def test_who_is_given_up_before_anything_was_done_is_answered_and_booked(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, reads_long: bool
+) -> None:
+    monkeypatch.setattr(edge, "_READING_S", -1.0 if reads_long else 1.0)
+    body = json.dumps(BODY | {"trace": "layers"}).encode().ljust(edge._LARGE_BODY_BYTES + 1)
 
     async def test() -> None:
         async with serving(repository) as served:
             given: list[Response] = []
-            edge = served.service.edge
-            api = edge.inference_api(PREDICT)
+            api = served.service.edge.inference_api(PREDICT)
             assert api is not None
-            exchange = edge.begin(_Asking(), body.ljust(_LARGE_BODY_BYTES + large), api, given.append)
-            edge.give_up(exchange, ClientGone("the client left"))
+            exchange = served.service.edge.begin(_Asking(), body, api, given.append)
+            served.service.edge.give_up(exchange, ClientGone("the client left"))
             while not given:
                 await asyncio.sleep(0)
             assert [response.status for response in given] == [499]
