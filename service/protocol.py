@@ -5,6 +5,9 @@ model's answer. An inference request that comes whole and alone needs none of it
 answers it, and the answer goes out in one write. Whatever is out of the ordinary (no Content-Length, a large body,
 `Expect`, HTTP/1.0, a request behind one that is not answered yet) takes uvicorn's way, and ends at the same edge.
 
+A client whose body is refused may be sending it still, and would be reset before it has read why: what it sends is
+dropped for a while before the connection is closed.
+
 A client that stops sending within a request is given as long as an idle connection is given; one that stops reading its
 answers, twice as long.
 
@@ -14,7 +17,7 @@ request's body for the other protocol, and clients of HTTP/2 send that wish with
 
 import asyncio
 import re
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -36,6 +39,8 @@ _MAX_BODY_BYTES: Final = 2**20
 _MAX_PIPELINED: Final = 16
 # Of bytes that bring no body: request line and headers, trailers, extensions of chunks. The parser would keep them all.
 _MAX_HEAD_BYTES: Final = 2**16
+# How long a client may go on sending what nobody reads.
+_LINGER_S: Final = 10.0
 # A whole line of its own: nothing folded, nothing behind a bare line feed.
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n[^ \t]|\Z)", re.IGNORECASE)
 _STATUS_LINES: Final = {
@@ -56,6 +61,15 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Ending:
+    """A connection's transport as uvicorn's cycle has it: it writes, and ends the connection."""
+
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = end
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `Readiness.connections` counts it already."""
 
@@ -72,6 +86,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0  # that came since anything else did
         self._between_messages = True
         self._first_head = b""  # of the request that begins the data that is being parsed
+        self._lingers = False  # nothing more is read or written
 
     @property
     def awaits_first_request(self) -> bool:
@@ -97,6 +112,8 @@ class Protocol(HttpToolsProtocol):
                 return
             if end and _UPGRADE.search(content):
                 data = b"".join((_UPGRADE.sub(b"", content), end, body))
+        if self._lingers:
+            return
         self._idle_since_s = self.loop.time()
         self._head_bytes += len(data)
         super().data_received(data)
@@ -114,6 +131,7 @@ class Protocol(HttpToolsProtocol):
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
+            self.cycle.transport = cast("asyncio.Transport", _Ending(self.transport, self._end))
             if self.parser.should_upgrade():  # what follows is not parsed as this request's body
                 self.cycle.keep_alive = False
             return
@@ -140,7 +158,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or be idle."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self._lingers or self.transport.is_closing():
             return
         following = self.pipeline.pop() if self.pipeline else None
         if not self.flow.write_paused:
@@ -272,6 +290,18 @@ class Protocol(HttpToolsProtocol):
         if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
+
+    def _end(self) -> None:
+        """Close the connection, at once unless its client may still be sending a request."""
+        if self._between_messages or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._lingers = True
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _begin(self, inference: Inference) -> None:
         self._inference = inference

@@ -1,10 +1,13 @@
 """Whatever a client sends ends in the documented refusal, soon and in bounded memory, and its neighbours are served."""
 
 import gzip
+import http.client
+import json
 import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain, repeat
 
@@ -164,6 +167,17 @@ def _send(connection: socket.socket, packet: bytes) -> bytes:
             return connection.recv(MIB)
         unsent = unsent[connection.send(unsent, socket.MSG_DONTWAIT) :]
     return b""
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_a_client_that_sends_all_of_a_refused_body_before_it_reads_is_told_why(
+    served: ServiceProcess, path: str
+) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=LIMIT_S)) as client:
+        client.request("POST", path, body=bytes(17 * MIB))
+        answer = client.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (413, "close")
+        assert "bytes" in json.load(answer)["error"]
 
 
 def test_requests_that_are_sent_ahead_of_their_answers_take_no_memory(served: ServiceProcess) -> None:

@@ -39,6 +39,7 @@ from service.short_way import Head, KnownHeads
 
 TRACED = json.dumps(BODY | {"trace": "gates"}).encode()
 KEEP_ALIVE_S = 75  # `service.server`'s
+LINGER_S = 10
 
 
 @pytest.fixture(scope="module")
@@ -908,6 +909,29 @@ def test_the_body_limit_holds_on_this_way(repository: Path) -> None:
             assert (answer.status, answer.header("connection")) == (413, "close")
 
     run(test)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_body_that_is_refused_may_be_sent_on_for_a_while_and_is_dropped(repository: Path, leaves: bool) -> None:
+    async def test(clock: FakeClock) -> None:
+        async with wired(repository, QUIET, "--max-body-bytes=1000") as service:
+            connection = service.connect()
+            connection.send(head("Content-Length: 3000"), b" " * 1000)
+            (answer,) = await connection.closed()
+            assert answer.status == 413
+            connection.send(b" " * 1000, b" " * 1000, post())
+            await clock.advance(LINGER_S - 1)
+            assert not connection.transport.is_closing(), "which would reset it"
+            assert not connection.transport.reads_are_paused
+            if leaves:
+                connection.transport.end()
+            else:
+                await clock.advance(1)
+            assert connection.transport.is_closing()
+            assert connection.transport.is_aborted is not leaves
+            assert await connection.closed() == [answer], "and nothing else"
+
+    fake_clock.run(test)
 
 
 @pytest.mark.parametrize("size", [2**20, 2**20 + 1])

@@ -73,6 +73,7 @@ class FakeTransport(asyncio.Transport):
         self.writes = 0
         self.reads_are_paused = False
         self.is_aborted = False
+        self.has_ended = False  # nothing more is written
         self.changed = asyncio.Event()
         self._protocol: asyncio.Protocol | None = None
         self._incoming: deque[bytes] = deque()
@@ -114,6 +115,7 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self._is_closing, "written to a closed connection"
+        assert not self.has_ended, "written behind the end"
         self.written += bytes(data)
         self.writes += 1
         self.changed.set()
@@ -121,6 +123,10 @@ class FakeTransport(asyncio.Transport):
             fits, self._unread = self._unread <= _HIGH_WATER_BYTES, self._unread + len(data)
             if fits and self._unread > _HIGH_WATER_BYTES:
                 self._protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        self.has_ended = True
+        self.changed.set()
 
     def close(self) -> None:
         if not self._is_closing:
@@ -200,7 +206,8 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        return self.transport.is_closing()
+        """As the client sees it: there is no more to read."""
+        return self.transport.has_ended or self.transport.is_closing()
 
     @property
     def way(self) -> str:
