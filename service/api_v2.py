@@ -163,7 +163,7 @@ class InferApi:
         timeout_us = _count(description, "timeout")
         plan = _Plan(
             description.id,
-            description.parameters.get("binary_data_output", False) is True,
+            _flag(description, "binary_data_output"),
             wanted,
             outputs=frozenset(names & set(engine.manifest.outputs)),
             trace=_trace_level(names & set(engine.traced_names)),
@@ -231,6 +231,13 @@ def _shorten(plan: _Plan, description: Description, infos: Sequence[TensorInfo],
     lengths = np.array([steps] * batch)
     lengths.flags.writeable = False  # many requests share them
     return _ShortPlan(lengths, begin, end)
+
+
+def _flag(description: Description, name: str) -> bool:
+    value = description.parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"parameters.{name} must be true or false, got {value!r}")
+    return value
 
 
 def _count(description: Description, name: str) -> int:

@@ -92,7 +92,7 @@ class ControlApi:
         return router
 
     async def v2_index(self, document: Document) -> list[Json]:
-        """List every version in the repository with its state, and the reason if it is not served."""
+        """List every version that is to be served with its state, and the reason if it is not served."""
         ready_only = document.get("ready", False)
         if not isinstance(ready_only, bool):
             raise InvalidRequest("ready must be true or false")

@@ -127,7 +127,7 @@ class Families:
         )
         self.model_load_failures = Counter(
             "lstm_model_load_failures",
-            "Model versions that were refused when they were to be served, each time",
+            "Model versions that were refused when they were to be served, by each worker, each time",
             ("model",),
             registry=registry,
         )

@@ -13,8 +13,9 @@ Json = dict[str, Any]
 DESCRIPTION = (
     "LSTM sequence classification over HTTP, with what every layer computed on request.\n\n"
     'Every error has the body `{"error": "what was got, what is allowed"}`. Any other path is 404, any other method '
-    "405 with `Allow`. Every answer carries `X-Request-Id`, the client's own if it sent one. A bearer key is needed, "
-    "on all paths but those of health and the trace page, if the service was started with `LSTM_API_KEYS_FILE`."
+    "405 with `Allow`. Every answer carries `X-Request-Id`, the client's own if it sent one of at most 128 characters "
+    "out of letters, digits and `._:/+=-`. A bearer key is needed, on all paths but those of health and the trace "
+    "page, if the service was started with `LSTM_API_KEYS_FILE`."
 )
 
 _ERRORS = {
@@ -24,7 +25,7 @@ _ERRORS = {
     413: "Body, batch, sequence or trace over its limit; the connection is closed",
     429: "Too much is waiting already",
     500: "A bug of the service",
-    501: "A part of the protocol that the service does not have",
+    501: "A part of the protocol, or a Content-Encoding, that the service does not have",
     503: "Not ready, shutting down, or the model is being unloaded",
     504: "The request's time ran out",
 }
@@ -190,7 +191,7 @@ def _predict(operation_id: str, summary: str, parameters: list[Json]) -> Json:
             "required": True,
             **_content({"$ref": "#/components/schemas/PredictRequest"}, example=EXAMPLE_REQUEST),
         },
-        "responses": {"200": answered, **_by_text(errors(*(_ERRORS.keys() - {501})))},
+        "responses": {"200": answered, **_by_text(errors(*_ERRORS))},
     }
     return {"post": operation}
 

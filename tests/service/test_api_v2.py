@@ -97,6 +97,8 @@ def test_a_long_answer_is_that_of_a_short_one(repository: Path, answers: dict[st
         ({"priority": True}, "parameters.priority"),
         ({"timeout": 2**64}, "parameters.timeout"),
         ({"timeout": "1"}, "parameters.timeout"),
+        ({"binary_data_output": "yes"}, "parameters.binary_data_output"),
+        ({"binary_data_output": 1}, "parameters.binary_data_output"),
         ({"sequence_id": 1}, "parameters.sequence_id"),
         ({"sequence_id": "one"}, "parameters.sequence_id"),
         ({"sequence_id": []}, "parameters.sequence_id"),

@@ -113,7 +113,7 @@ def test_every_operation_is_named_described_and_lists_its_parameters(document: J
 @pytest.mark.parametrize(
     ("path", "errors"),
     [
-        *((path, {400, 401, 404, 413, 429, 500, 503, 504}) for path in PREDICT_PATHS),
+        *((path, {400, 401, 404, 413, 429, 500, 501, 503, 504}) for path in PREDICT_PATHS),
         ("/v2/models/{name}/infer", {400, 401, 404, 413, 429, 500, 501, 503, 504}),
         ("/v2/models/{name}/config", {401, 404, 500, 503}),
         ("/v2/repository/models/{name}/load", {400, 401, 404, 413, 500, 501, 503}),
