@@ -48,9 +48,9 @@ from service.timing import Timing
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _OPEN = ("/health/", "/v2/health/", "/static/")  # and the page itself, which holds nothing secret
-# To find the fault in a body can take 0.25 us a byte. Of many that end at once the last would be read a minute after
-# the first, with nothing heard in between. So when those of more bytes have taken that long of a turn of the loop, each
-# of the rest is read in a turn of its own.
+# To find the fault in a body can take 0.25 us a byte, and of many that end at once the last would be read a minute
+# after the first, with nothing heard in between. Once those of more bytes than this have taken so many seconds of a
+# turn of the loop, each of the rest is read in a turn of its own.
 _LARGE_BODY_BYTES, _READING_S = 2**15, 0.05
 
 Respond = Callable[[Response], None]

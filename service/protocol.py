@@ -131,7 +131,6 @@ class Protocol(HttpToolsProtocol):
         head = self._short_way()
         if head is None:
             super().on_headers_complete()
-            self.cycle.transport = cast("asyncio.Transport", _Ending(self.transport, self._end))
             if self.parser.should_upgrade():  # what follows is not parsed as this request's body
                 self.cycle.keep_alive = False
             return
@@ -280,6 +279,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.transport = cast("asyncio.Transport", _Ending(self.transport, self._end))
         super()._start_asgi_task(cycle, app)
 
     def _give_up_running(self) -> None:
@@ -290,6 +290,7 @@ class Protocol(HttpToolsProtocol):
         if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
+            self._running.transport = self.transport  # it refers to this no more
 
     def _end(self) -> None:
         """Close the connection, at once unless its client may still be sending a request."""

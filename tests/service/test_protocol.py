@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -664,6 +665,26 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(
     async def test() -> None:
         async with wired(repository, "--max-batch-size=5462", "--max-queue-size=5462") as service:
             assert await cyclic_after(service, request_, status) == set()
+
+    run(test)
+
+
+@pytest.mark.parametrize("request_", [post(), chunked(), b"GET /health/live HTTP/1.1\r\n\r\n" * 3, b"GET /health"])
+def test_a_closed_connection_is_freed_without_the_garbage_collector(repository: Path, request_: bytes) -> None:
+    async def test() -> None:
+        async with wired(repository) as service:
+            connection = service.connect()
+            protocol = weakref.ref(connection.protocol)
+            connection.send(request_)
+            await asyncio.sleep(0.05)
+            gc.disable()
+            try:
+                connection.transport.leave()
+                del connection
+                await asyncio.sleep(0.05)
+                assert protocol() is None
+            finally:
+                gc.enable()
 
     run(test)
 
