@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     )
     max_queue_size: Positive = Field(1024, description="sequences waiting, at most; then 429")
     max_queue_steps: Positive = Field(1_048_576, description="time steps waiting, at most; then 429")
-    request_timeout_ms: float = Field(30_000, gt=0, le=86_400_000, description="from read to computed; then 504")
+    request_timeout_ms: float = Field(
+        30_000, gt=0, le=86_400_000, description="a request's time once it is read; then 504"
+    )
     max_body_bytes: Positive = Field(16 * 2**20, description="request body; then 413")
     max_sequence_length: Positive = Field(10_000, description="time steps of one sequence; then 413")
     max_trace_values: Positive = Field(4_000_000, description="numbers in one answer's traces; then 413")
